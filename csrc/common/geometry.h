@@ -1,0 +1,25 @@
+// Mathematics shared by the CPU and CUDA kernels. One formula, one order of operations: with contraction off on both
+// sides, and in the plain-torch reference, a distance has the same 32 bits everywhere, and so every index is the same.
+#pragma once
+
+#if defined(__CUDACC__)
+#define PCT_BOTH __host__ __device__ __forceinline__
+#else
+#define PCT_BOTH inline
+#endif
+
+namespace pct {
+
+template <class T>
+PCT_BOTH T squared_norm(T x, T y, T z) {
+  return (x * x + y * y) + z * z;
+}
+
+// Farthest point sampling with skip_near_origin: points with |p|^2 <= 1e-3 are never picked. The public kernels compare
+// a float with the double 1e-3; no float lies between them, so "< 1e-3f" says the same.
+template <class T>
+PCT_BOTH bool near_origin(T x, T y, T z) {
+  return squared_norm(x, y, z) < T(1e-3f);
+}
+
+}  // namespace pct

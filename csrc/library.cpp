@@ -1,0 +1,13 @@
+// All operators of the package and their schemas: the table of contents of csrc/.
+//
+// A schema's arguments run: data, its offsets, queries, their offsets, scalars. Clouds are packed: cloud b is rows
+// offsets[b] to offsets[b + 1]. An index is a row of the packed data; -1 is "none". The public functions, with their
+// contracts, are in pctransformer/ops/; the same functions in plain torch in pctransformer/ops/reference/.
+#include "torch_abi.h"
+
+static const pct::Registration schemas([](pct::Library& library) {
+  // sampling
+  library.define(
+      "farthest_point_sample(Tensor xyz, Tensor offsets, Tensor sample_offsets, Tensor start, SymInt total, "
+      "bool skip_near_origin) -> Tensor");
+});

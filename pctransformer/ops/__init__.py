@@ -1,0 +1,10 @@
+"""Operators on packed point clouds, in C++ and CUDA: tensors in, tensors out.
+
+Clouds are packed: rows of all clouds one after another, with `offsets (B + 1,)` int64, so that cloud b is rows
+`offsets[b]:offsets[b + 1]`. Arguments run: data, its offsets, queries, their offsets, scalars. An index is a row of the
+packed data; -1 means "none". Empty clouds and clouds of one point are ordinary.
+"""
+
+from pctransformer.ops.sampling import farthest_point_sample
+
+__all__ = ["farthest_point_sample"]

@@ -1,0 +1,92 @@
+"""What the public functions check before they call an operator: shape, dtype and device, in words for their users.
+
+Every message says what came, what was expected, and how to mend it.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+import torch
+
+
+def _describe(value: object) -> str:
+    if isinstance(value, Tensor):
+        return f"{tuple(value.shape)} {str(value.dtype).removeprefix('torch.')} on {value.device}"
+    return f"a {type(value).__name__}"
+
+
+def tensor(value: object, name: str) -> None:
+    """A tensor at all."""
+    if not isinstance(value, Tensor):
+        raise TypeError(f"{name} must be a torch.Tensor, got {_describe(value)}; torch.from_numpy turns an array into one")
+
+
+def same_device(value: Tensor, name: str, like: Tensor, like_name: str) -> None:
+    if value.device != like.device:
+        raise ValueError(f"{name} is on {value.device}, {like_name} on {like.device}; move one with .to(device)")
+
+
+def xyz(value: Tensor, name: str = "xyz") -> None:
+    """Packed coordinates (N, 3) float32."""
+    tensor(value, name)
+    if value.dim() == 3:
+        raise ValueError(
+            f"{name} must be packed (N, 3), got {_describe(value)}; PointBatch.from_dense packs (B, N, 3) clouds"
+            " (clouds stored as (B, 3, N) need .transpose(1, 2) first)"
+        )
+    if value.dim() != 2 or value.shape[1] != 3:
+        raise ValueError(f"{name} must be packed (N, 3), got {_describe(value)}; features travel apart from coordinates")
+    if value.dtype != torch.float32 and not torch.is_autocast_enabled(value.device.type):
+        raise TypeError(
+            f"{name} must be float32, got {_describe(value)}; convert with .float(), after subtracting an origin where"
+            " coordinates are large (float32 keeps 7 digits)"
+        )
+
+
+def offsets(value: Tensor, like: Tensor, name: str = "offsets", like_name: str = "xyz") -> None:
+    """Row offsets (B + 1,) int64 with a leading 0."""
+    tensor(value, name)
+    if value.dim() != 1 or value.shape[0] < 1:
+        raise ValueError(f"{name} must be (B + 1,) with a leading 0, got {_describe(value)}")
+    if value.dtype != torch.int64:
+        raise TypeError(f"{name} must be int64, got {_describe(value)}; convert with .long()")
+    same_device(value, name, like, like_name)
+
+
+def same_clouds(a: Tensor, a_name: str, b: Tensor, b_name: str) -> None:
+    if a.shape[0] != b.shape[0]:
+        raise ValueError(f"{a_name} describes {a.shape[0] - 1} clouds, {b_name} {b.shape[0] - 1}; they must be as many")
+
+
+def search(xyz_: Tensor, offsets_: Tensor, query_xyz: Tensor, query_offsets: Tensor) -> None:
+    """Clouds, and queries into the same number of clouds."""
+    xyz(xyz_)
+    offsets(offsets_, xyz_)
+    xyz(query_xyz, "query_xyz")
+    same_device(query_xyz, "query_xyz", xyz_, "xyz")
+    offsets(query_offsets, xyz_, "query_offsets")
+    same_clouds(offsets_, "offsets", query_offsets, "query_offsets")
+
+
+def index(value: Tensor, like: Tensor, name: str = "index", like_name: str = "features") -> None:
+    """Row indices, int64, -1 for none."""
+    tensor(value, name)
+    if value.dtype != torch.int64:
+        raise TypeError(f"{name} must be int64, got {_describe(value)}; convert with .long()")
+    same_device(value, name, like, like_name)
+
+
+def integer(value: object, name: str, low: int, high: int | None = None) -> None:
+    """A whole number in [low, high]."""
+    if isinstance(value, bool) or not isinstance(value, (int, torch.SymInt)):
+        raise TypeError(f"{name} must be a whole number, got {_describe(value)}")
+    if value < low or (high is not None and value > high):
+        span = f"at least {low}" if high is None else f"between {low} and {high}"
+        raise ValueError(f"{name} must be {span}, got {value}")
+
+
+def choice(value: object, name: str, options: tuple[str, ...]) -> None:
+    """One of a few words."""
+    if value not in options:
+        raise ValueError(f"{name} must be one of {', '.join(map(repr, options))}, got {value!r}")

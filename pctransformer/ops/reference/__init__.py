@@ -1,0 +1,13 @@
+"""Every operator again in plain torch: slow and obvious.
+
+Tests compare the compiled operators with these, readers learn from them what an operator does, and they take over where
+nothing was compiled. Their signatures are the schemas of `csrc/library.cpp`. One formula for distances, without fused
+multiply-adds, so that CPU, CUDA and reference pick the same points.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+from pctransformer.ops.reference.sampling import farthest_point_sample
+
+OPERATORS: dict[str, Callable[..., Any]] = {function.__name__: function for function in (farthest_point_sample,)}
