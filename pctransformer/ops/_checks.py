@@ -5,9 +5,8 @@ Every message says what came, what was expected, and how to mend it.
 
 from __future__ import annotations
 
-from torch import Tensor
-
 import torch
+from torch import Tensor
 
 
 def _describe(value: object) -> str:
@@ -19,7 +18,9 @@ def _describe(value: object) -> str:
 def tensor(value: object, name: str) -> None:
     """A tensor at all."""
     if not isinstance(value, Tensor):
-        raise TypeError(f"{name} must be a torch.Tensor, got {_describe(value)}; torch.from_numpy turns an array into one")
+        raise TypeError(
+            f"{name} must be a torch.Tensor, got {_describe(value)}; torch.from_numpy turns an array into one"
+        )
 
 
 def same_device(value: Tensor, name: str, like: Tensor, like_name: str) -> None:
@@ -36,7 +37,9 @@ def xyz(value: Tensor, name: str = "xyz") -> None:
             " (clouds stored as (B, 3, N) need .transpose(1, 2) first)"
         )
     if value.dim() != 2 or value.shape[1] != 3:
-        raise ValueError(f"{name} must be packed (N, 3), got {_describe(value)}; features travel apart from coordinates")
+        raise ValueError(
+            f"{name} must be packed (N, 3), got {_describe(value)}; features travel apart from coordinates"
+        )
     if value.dtype != torch.float32 and not torch.is_autocast_enabled(value.device.type):
         raise TypeError(
             f"{name} must be float32, got {_describe(value)}; convert with .float(), after subtracting an origin where"

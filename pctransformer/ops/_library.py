@@ -1,9 +1,9 @@
 """Finds and loads the compiled operators, and registers what torch needs to know about each of them.
 
 An operator is the same for the rest of the package whether it was compiled or not: it lives at
-`torch.ops.pctransformer.<name>`, has the schema of `csrc/library.cpp`, and the fake kernel, gradient and autocast rule that
-its file in `pctransformer/ops/` registers. Where a compiled library is missing, the plain-torch function of the same name in
-`pctransformer/ops/reference/` is registered in its place: slower, never different.
+`torch.ops.pctransformer.<name>`, has the schema of `csrc/library.cpp`, and the fake kernel, gradient and autocast
+rule that its file in `pctransformer/ops/` registers. Where a compiled library is missing, the plain-torch function of
+the same name in `pctransformer/ops/reference/` is registered in its place: slower, never different.
 """
 
 from __future__ import annotations
@@ -112,7 +112,7 @@ def register(
 
 
 def call(op: Any, *args: Any) -> Any:
-    """Call an operator; what it says about values comes as ValueError (a compiled kernel can only raise RuntimeError)."""
+    """Call an operator; what it says about values comes as ValueError (compiled kernels only raise RuntimeError)."""
     if torch.compiler.is_compiling():
         return op(*args)
     try:

@@ -20,10 +20,10 @@ def farthest_point_sample(
 ) -> Tensor:
     """Choose points that cover each cloud evenly: each next point is the one farthest from all chosen before it.
 
-    Exact greedy sampling, on CPU and CUDA alike: distances are Euclidean, and among equally far points the one with the
-    lowest index is taken, so duplicates and lattices give the same result everywhere. A cloud with n points fills its first
-    min(n, m) of m samples, the others are -1; a cloud whose points coincide repeats its first point. Nothing is random: draw
-    `start` yourself for random starts.
+    Exact greedy sampling, on CPU and CUDA alike: distances are Euclidean, and among equally far points the one with
+    the lowest index is taken, so duplicates and lattices give the same result everywhere. A cloud with n points fills
+    its first min(n, m) of m samples, the others are -1; a cloud whose points coincide repeats its first point. Nothing
+    is random: draw `start` yourself for random starts.
 
     Args:
         xyz: clouds, packed (N, 3) float32, metres.
@@ -34,8 +34,9 @@ def farthest_point_sample(
             PointNet++, PCT and Point-MAE checkpoints do. -1 where no other point is left.
 
     Returns:
-        index (M,) int64, the samples of cloud 0, then those of cloud 1, ...; M = B * num_samples, or the sum of the numbers
-        given. index[m] = n means that xyz[n] is the m-th sample; -1 where the cloud has no more points. Not differentiable.
+        index (M,) int64, the samples of cloud 0, then those of cloud 1, ...; M = B * num_samples, or the sum of the
+        numbers given. index[m] = n means that xyz[n] is the m-th sample; -1 where the cloud has no more points. Not
+        differentiable.
 
     Raises:
         ValueError: xyz is not (N, 3), a start lies outside its cloud, on CPU: NaN or infinite coordinates, offsets that
@@ -48,7 +49,7 @@ def farthest_point_sample(
     _checks.xyz(xyz)
     _checks.offsets(offsets, xyz)
     clouds = offsets.shape[0] - 1
-    if isinstance(num_samples, (int, torch.SymInt)):
+    if isinstance(num_samples, (int, float, torch.SymInt)):
         _checks.integer(num_samples, "num_samples", 0)
         total = clouds * num_samples
         sample_offsets = torch.arange(clouds + 1, device=xyz.device) * num_samples

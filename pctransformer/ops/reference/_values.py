@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import torch
 from torch import Tensor
 
@@ -10,7 +12,7 @@ def check_offsets(offsets: Tensor, rows: int, op: str, name: str) -> None:
     values = offsets.tolist()
     if values[0] != 0:
         raise ValueError(f"{op}: {name} must start with 0, it starts with {values[0]}")
-    for b, (begin, end) in enumerate(zip(values, values[1:])):
+    for b, (begin, end) in enumerate(pairwise(values)):
         if end < begin:
             raise ValueError(f"{op}: {name} must not decrease, but {name}[{b}] = {begin} and {name}[{b + 1}] = {end}")
     if values[-1] != rows:
@@ -33,4 +35,4 @@ def squared_norm(difference: Tensor) -> Tensor:
 def spans(offsets: Tensor) -> list[tuple[int, int]]:
     """(begin, end) of every cloud."""
     values = offsets.tolist()
-    return list(zip(values, values[1:]))
+    return list(pairwise(values))
