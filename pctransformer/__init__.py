@@ -1,1 +1,31 @@
-"""Transformers for point clouds."""
+"""Transformers for point clouds.
+
+Names are loaded when they are first used: `import pctransformer` itself imports nothing, not even torch.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+__version__ = "0.1.0"
+
+_MODULE_OF = {
+    "PointBatch": "pctransformer.points",
+    "ops": "pctransformer.ops",
+}
+
+__all__ = ["PointBatch", "__version__", "ops"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULE_OF:
+        raise AttributeError(f"module 'pctransformer' has no attribute {name!r}")
+    module = importlib.import_module(_MODULE_OF[name])
+    value = module if module.__name__ == f"pctransformer.{name}" else getattr(module, name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)
