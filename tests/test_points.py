@@ -85,7 +85,7 @@ def test_replace_shares_and_never_writes(ragged):
 
 
 def test_no_clouds_and_no_points():
-    assert PointBatch.from_dense(torch.zeros(0, 8, 3)).pad()[0].shape == (0, 8, 3)
+    assert PointBatch.from_dense(torch.zeros(0, 8, 3)).pad()[0].shape == (0, 0, 3)
     empty = PointBatch.from_list([torch.zeros(0, 3)])
     assert (len(empty), empty.max_points, empty.pad()[0].shape) == (1, 0, (1, 0, 3))
     assert PointBatch.from_batch_index(torch.zeros(0, 3), torch.zeros(0)).split() == []
