@@ -4,6 +4,7 @@
 // torch.ops.pctransformer directly. What tensors hold (NaN, offsets that decrease) is checked by the CPU kernels only:
 // see cpu/values.h. On CUDA reading values would stall the stream, so kernels clamp instead.
 #pragma once
+#include "common/curves.h"
 #include "torch_abi.h"
 
 namespace pct {
@@ -62,5 +63,17 @@ inline void check_farthest_point_sample(const Tensor& xyz, const Tensor& offsets
   PCT_CHECK(start.size(0) == offsets.size(0) - 1, op, ": start must hold one index per cloud");
   PCT_CHECK(total >= 0, op, ": the number of samples is negative");
 }
+
+inline void check_curve(const Tensor& coordinates, int64_t bits, const char* op) {
+  PCT_CHECK(coordinates.dim() == 2 && coordinates.size(1) == 3, op, ": coordinates must be (N, 3)");
+  PCT_CHECK(coordinates.dtype() == int32() || coordinates.dtype() == int64(),
+            op, ": coordinates must be int32 or int64");
+  check_contiguous(coordinates, op, "coordinates");
+  PCT_CHECK(bits >= 1 && bits <= kMaxCurveBits, op, ": bits must be between 1 and ", kMaxCurveBits, ", got ", bits);
+}
+
+inline void check_morton_code(const Tensor& coordinates, int64_t bits) { check_curve(coordinates, bits, "morton_code"); }
+
+inline void check_hilbert_code(const Tensor& coordinates, int64_t bits) { check_curve(coordinates, bits, "hilbert_code"); }
 
 }  // namespace pct

@@ -10,4 +10,8 @@ static const pct::Registration schemas([](pct::Library& library) {
   library.define(
       "farthest_point_sample(Tensor xyz, Tensor offsets, Tensor sample_offsets, Tensor start, SymInt total, "
       "bool skip_near_origin) -> Tensor");
+
+  // curves
+  library.define("morton_code(Tensor coordinates, SymInt bits) -> Tensor");
+  library.define("hilbert_code(Tensor coordinates, SymInt bits) -> Tensor");
 });

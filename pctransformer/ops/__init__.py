@@ -5,6 +5,7 @@ Clouds are packed: rows of all clouds one after another, with `offsets (B + 1,)`
 packed data; -1 means "none". Empty clouds and clouds of one point are ordinary.
 """
 
+from pctransformer.ops.curves import hilbert_code, morton_code
 from pctransformer.ops.sampling import farthest_point_sample
 
-__all__ = ["farthest_point_sample"]
+__all__ = ["farthest_point_sample", "hilbert_code", "morton_code"]

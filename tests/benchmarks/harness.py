@@ -2,9 +2,9 @@
 
     python -m tests.benchmarks.sampling --threads 1 --json results.jsonl
 
-Import this module before numpy and torch: it fixes the number of threads and the memory settings first. A peer that is not
-installed gives no row. Machines are shared and noisy, so each round runs every candidate once and the table quotes medians;
-compare ratios of one run, and distrust two-thread rows where cpu/wall is near 1.
+Import this module before numpy and torch: it fixes the number of threads and the memory settings first. A peer that is
+not installed gives no row. Machines are shared and noisy, so each round runs every candidate once and the table quotes
+medians; compare ratios of one run, and distrust two-thread rows where cpu/wall is near 1.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -190,11 +191,21 @@ def bench(case: str, candidates: dict[str, Callable[[], Any]], check: Callable[[
         ratio = sum(busy[name]) / max(1e-9, sum(times[name]))
         low = min(times[name])
         print(
-            f"| {name:32s} | {median[name] * 1e3:9.3f} | {low * 1e3:9.3f} | {ratio:8.2f} | {median[name] / ours:6.2f} | {notes[name]} |"
+            f"| {name:32s} | {median[name] * 1e3:9.3f} | {low * 1e3:9.3f} | {ratio:8.2f} "
+            f"| {median[name] / ours:6.2f} | {notes[name]} |"
         )
         if args.json:
-            row = {"case": case, "name": name, "median_ms": median[name] * 1e3, "min_ms": low * 1e3, "cpu_per_wall": ratio,
-                   "threads": args.threads, "device": args.device, "malloc": args.malloc, "check": notes[name]}  # fmt: skip
+            row = {
+                "case": case,
+                "name": name,
+                "median_ms": median[name] * 1e3,
+                "min_ms": low * 1e3,
+                "cpu_per_wall": ratio,
+                "threads": args.threads,
+                "device": args.device,
+                "malloc": args.malloc,
+                "check": notes[name],
+            }
             with open(args.json, "a") as file:
                 file.write(json.dumps(row) + "\n")
     if peers:
@@ -204,7 +215,8 @@ def bench(case: str, candidates: dict[str, Callable[[], Any]], check: Callable[[
 
 def describe_machine() -> str:
     """One line: processor, torch, commit."""
-    cpu = next((line.split(":")[1].strip() for line in open("/proc/cpuinfo") if "model name" in line), "unknown CPU")
+    lines = Path("/proc/cpuinfo").read_text().splitlines()
+    cpu = next((line.split(":")[1].strip() for line in lines if "model name" in line), "unknown CPU")
     commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True).stdout.strip()
     gpu = f", {torch.cuda.get_device_name()}" if args.device == "cuda" else ""
     return f"{cpu}{gpu}, torch {torch.__version__}, commit {commit or 'unknown'}"

@@ -61,7 +61,7 @@ def run(case: str, clouds: torch.Tensor, m: int) -> None:
             candidates["numba loop"] = lambda: [loop(x, m) for x in arrays]
 
     def cover(name, result):
-        """Largest distance from a point to its nearest sample: greedy sampling from any start is within a few percent."""
+        """Largest distance from a point to its nearest sample: greedy sampling from any start is within a few %."""
         if name.startswith("open3d"):
             return ""
         rows = torch.as_tensor(

@@ -8,6 +8,14 @@ multiply-adds, so that CPU, CUDA and reference pick the same points.
 from collections.abc import Callable
 from typing import Any
 
+from pctransformer.ops.reference.curves import hilbert_code, morton_code
 from pctransformer.ops.reference.sampling import farthest_point_sample
 
-OPERATORS: dict[str, Callable[..., Any]] = {function.__name__: function for function in (farthest_point_sample,)}
+OPERATORS: dict[str, Callable[..., Any]] = {
+    function.__name__: function
+    for function in (
+        farthest_point_sample,
+        morton_code,
+        hilbert_code,
+    )
+}
