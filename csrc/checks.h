@@ -4,6 +4,7 @@
 // torch.ops.pctransformer directly. What tensors hold (NaN, offsets that decrease) is checked by the CPU kernels only:
 // see cpu/values.h. On CUDA reading values would stall the stream, so kernels clamp instead.
 #pragma once
+#include "common/attention.h"
 #include "common/curves.h"
 #include "torch_abi.h"
 
@@ -75,5 +76,78 @@ inline void check_curve(const Tensor& coordinates, int64_t bits, const char* op)
 inline void check_morton_code(const Tensor& coordinates, int64_t bits) { check_curve(coordinates, bits, "morton_code"); }
 
 inline void check_hilbert_code(const Tensor& coordinates, int64_t bits) { check_curve(coordinates, bits, "hilbert_code"); }
+
+// a table of relative position biases with the coordinates of queries and keys, or none of the three
+inline void check_bias(const Tensor& query, const Tensor& key, const std::optional<Tensor>& bias_table,
+                       const std::optional<Tensor>& query_coordinates, const std::optional<Tensor>& key_coordinates) {
+  const char* op = "ragged_attention";
+  PCT_CHECK(bias_table.has_value() == query_coordinates.has_value() &&
+                bias_table.has_value() == key_coordinates.has_value(),
+            op, ": bias_table, query_coordinates and key_coordinates come together or not at all");
+  if (!bias_table) return;
+  PCT_CHECK(bias_table->dim() == 4 && bias_table->size(0) == query.size(1) && bias_table->dtype() == query.dtype(), op,
+            ": bias_table must be (H, 2 w0 - 1, 2 w1 - 1, 2 w2 - 1) with the heads and the dtype of query");
+  for (int64_t axis = 1; axis < 4; ++axis)
+    PCT_CHECK(bias_table->size(axis) % 2 == 1, op, ": axis ", axis, " of bias_table must be odd, it is ",
+              bias_table->size(axis));
+  PCT_CHECK(bias_table->numel() <= kMaxBiases, op, ": bias_table holds more than ", kMaxBiases, " numbers");
+  check_contiguous(*bias_table, op, "bias_table");
+  check_same_device(query, *bias_table, op, "bias_table");
+  const auto check_coordinates = [&](const Tensor& coordinates, const Tensor& rows, const char* name) {
+    PCT_CHECK(coordinates.dim() == 2 && coordinates.size(0) == rows.size(0) && coordinates.size(1) == 3 &&
+                  coordinates.dtype() == int32(),
+              op, ": ", name, " must be (N, 3) int32, one row per token");
+    check_contiguous(coordinates, op, name);
+    check_same_device(query, coordinates, op, name);
+  };
+  check_coordinates(*query_coordinates, query, "query_coordinates");
+  check_coordinates(*key_coordinates, key, "key_coordinates");
+}
+
+inline void check_ragged_attention(const Tensor& query, const Tensor& key, const Tensor& value,
+                                   const Tensor& query_offsets, const Tensor& key_offsets,
+                                   const std::optional<Tensor>& bias_table,
+                                   const std::optional<Tensor>& query_coordinates,
+                                   const std::optional<Tensor>& key_coordinates) {
+  const char* op = "ragged_attention";
+  PCT_CHECK(query.dtype() == float32() || query.dtype() == float64(), op, ": query must be float32 or float64");
+  const auto check_heads = [&](const Tensor& tensor, const char* name) {
+    PCT_CHECK(tensor.dim() == 3 && tensor.size(1) >= 1 && tensor.size(2) >= 1 && tensor.size(2) <= kMaxHeadDim, op, ": ",
+              name, " must be packed (N, H, D) with H >= 1 and 1 <= D <= ", kMaxHeadDim);
+    PCT_CHECK(tensor.dtype() == query.dtype(), op, ": ", name, " must have the dtype of query");
+    check_contiguous(tensor, op, name);
+    check_same_device(query, tensor, op, name);
+  };
+  check_heads(query, "query");
+  check_heads(key, "key");
+  check_heads(value, "value");
+  PCT_CHECK(key.size(1) == query.size(1) && value.size(1) == query.size(1) && key.size(2) == query.size(2) &&
+                value.size(0) == key.size(0),
+            op, ": query (Nq, H, D), key (Nk, H, D) and value (Nk, H, Dv) do not fit together");
+  check_offsets(query_offsets, query, op, "query_offsets");
+  check_offsets(key_offsets, query, op, "key_offsets");
+  PCT_CHECK(query_offsets.size(0) == key_offsets.size(0), op, ": query_offsets describe ", query_offsets.size(0) - 1,
+            " sequences, key_offsets ", key_offsets.size(0) - 1);
+  check_bias(query, key, bias_table, query_coordinates, key_coordinates);
+}
+
+inline void check_ragged_attention_backward(
+    const Tensor& grad_output, const Tensor& query, const Tensor& key, const Tensor& value, const Tensor& output,
+    const Tensor& logsumexp, const Tensor& query_offsets, const Tensor& key_offsets,
+    const std::optional<Tensor>& bias_table, const std::optional<Tensor>& query_coordinates,
+    const std::optional<Tensor>& key_coordinates) {
+  const char* op = "ragged_attention_backward";
+  check_ragged_attention(query, key, value, query_offsets, key_offsets, bias_table, query_coordinates, key_coordinates);
+  const auto check_result = [&](const Tensor& tensor, int64_t dims, const char* name) {
+    PCT_CHECK(tensor.dim() == dims && tensor.size(0) == query.size(0) && tensor.size(1) == query.size(1) &&
+                  (dims == 2 || tensor.size(2) == value.size(2)) && tensor.dtype() == query.dtype(),
+              op, ": ", name, " must have the shape and dtype that ragged_attention gives it");
+    check_contiguous(tensor, op, name);
+    check_same_device(query, tensor, op, name);
+  };
+  check_result(grad_output, 3, "grad_output");
+  check_result(output, 3, "output");
+  check_result(logsumexp, 2, "logsumexp");
+}
 
 }  // namespace pct

@@ -14,4 +14,14 @@ static const pct::Registration schemas([](pct::Library& library) {
   // curves
   library.define("morton_code(Tensor coordinates, SymInt bits) -> Tensor");
   library.define("hilbert_code(Tensor coordinates, SymInt bits) -> Tensor");
+
+  // attention
+  library.define(
+      "ragged_attention(Tensor query, Tensor key, Tensor value, Tensor query_offsets, Tensor key_offsets, "
+      "Tensor? bias_table, Tensor? query_coordinates, Tensor? key_coordinates, float scale, bool causal) "
+      "-> (Tensor, Tensor)");
+  library.define(
+      "ragged_attention_backward(Tensor grad_output, Tensor query, Tensor key, Tensor value, Tensor output, "
+      "Tensor logsumexp, Tensor query_offsets, Tensor key_offsets, Tensor? bias_table, Tensor? query_coordinates, "
+      "Tensor? key_coordinates, float scale, bool causal) -> (Tensor, Tensor, Tensor, Tensor)");
 });

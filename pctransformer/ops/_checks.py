@@ -93,3 +93,9 @@ def choice(value: object, name: str, options: tuple[str, ...]) -> None:
     """One of a few words."""
     if value not in options:
         raise ValueError(f"{name} must be one of {', '.join(map(repr, options))}, got {value!r}")
+
+
+def under_autocast(like: Tensor) -> bool:
+    """Whether half precision will become float32 before it meets an operator on this device."""
+    device = like.device.type
+    return torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)

@@ -8,6 +8,7 @@ multiply-adds, so that CPU, CUDA and reference pick the same points.
 from collections.abc import Callable
 from typing import Any
 
+from pctransformer.ops.reference.attention import ragged_attention, ragged_attention_backward
 from pctransformer.ops.reference.curves import hilbert_code, morton_code
 from pctransformer.ops.reference.sampling import farthest_point_sample
 
@@ -17,5 +18,7 @@ OPERATORS: dict[str, Callable[..., Any]] = {
         farthest_point_sample,
         morton_code,
         hilbert_code,
+        ragged_attention,
+        ragged_attention_backward,
     )
 }
