@@ -20,7 +20,10 @@ __global__ void farthest_point_sample_kernel(const float* __restrict__ xyz, cons
   xyz += 3 * first_row;
   nearest += first_row;
   index += first_sample;
-  for (int64_t i = threadIdx.x; i < n; i += kThreads) nearest[i] = INFINITY;
+  for (int64_t i = threadIdx.x; i < n; i += kThreads) {  // a point that is not finite is no farther than a chosen one
+    const bool finite = xyz[3 * i] * 0 + xyz[3 * i + 1] * 0 + xyz[3 * i + 2] * 0 == 0;
+    nearest[i] = finite ? INFINITY : -INFINITY;
+  }
   int64_t current = n == 0 ? -1 : start[blockIdx.x];
   if (current >= n) current = n - 1;
   for (int64_t j = 0; j < m; ++j) {
