@@ -1,32 +1,20 @@
 #include <algorithm>
-#include <limits>
-#include <vector>
 
 #include "checks.h"
-#include "common/geometry.h"
-#include "cpu/simd.h"
+#include "cpu/sampling_buckets.h"
 #include "cpu/values.h"
 
 namespace pct {
 namespace {
 
+// m samples of a cloud of n points, which is never asked for more than it has
 void sample_cloud(const float* xyz, int64_t n, int64_t m, int64_t start, bool skip_near_origin, int64_t first_row,
                   int64_t* index) {
-  std::vector<float> nearest(n, std::numeric_limits<float>::infinity());
-  int64_t current = start;
-  for (int64_t j = 0; j < m; ++j) {
-    index[j] = current < 0 || j >= n ? -1 : first_row + current;
-    if (index[j] < 0) continue;
-    const float *c = xyz + 3 * current;
-    int64_t best = -1;
-    float farthest = -1;
-    for (int64_t i = 0; i < n; ++i) {
-      const float *p = xyz + 3 * i;
-      nearest[i] = std::min(nearest[i], squared_norm(p[0] - c[0], p[1] - c[1], p[2] - c[2]));
-      if (nearest[i] > farthest && !(skip_near_origin && near_origin(p[0], p[1], p[2]))) farthest = nearest[i], best = i;
-    }
-    current = best;
-  }
+  const int64_t chosen = std::min(n, m);
+  std::fill(index + chosen, index + m, -1);
+  if (chosen == 0) return;
+  buckets::Cloud cloud = buckets::make_cloud(xyz, n, chosen, skip_near_origin);
+  buckets::sample(cloud, chosen, start, first_row, index);
 }
 
 Tensor farthest_point_sample_cpu(const Tensor& xyz, const Tensor& offsets, const Tensor& sample_offsets,

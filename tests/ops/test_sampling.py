@@ -1,6 +1,6 @@
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pctransformer.ops import _library, farthest_point_sample, reference
@@ -49,15 +49,62 @@ def test_equals_reference_on_ragged_batch(skip_near_origin):
     assert torch.equal(ours, by_reference(xyz * 0.1, offsets, 64, skip_near_origin=skip_near_origin))
 
 
+@pytest.mark.parametrize("num_samples", [1, 2, 32, 33, 100])  # from 33 on points are sorted into boxes
+@pytest.mark.parametrize("n", [1, 2, 15, 16, 17, 255, 256, 257, 513, 4097, 50_000])  # a box holds 256, a group 16 boxes
+def test_equals_reference_at_every_size(n, num_samples):
+    xyz, offsets = ragged([n], seed=n)
+    assert torch.equal(farthest_point_sample(xyz, offsets, num_samples), by_reference(xyz, offsets, num_samples))
+
+
 @pytest.mark.parametrize("name", hostile())
-@pytest.mark.parametrize("n", [60, 6000])
-def test_equals_reference_on_hostile_clouds(name, n):
+@pytest.mark.parametrize(("n", "num_samples"), [(60, 48), (60, 60), (6000, 20), (6000, 300)])
+def test_equals_reference_on_hostile_clouds(name, n, num_samples):
     xyz, offsets = hostile(n)[name], offsets_of([n])
-    assert torch.equal(farthest_point_sample(xyz, offsets, 48), by_reference(xyz, offsets, 48))
+    assert torch.equal(farthest_point_sample(xyz, offsets, num_samples), by_reference(xyz, offsets, num_samples))
+
+
+@pytest.mark.parametrize("far", [-1.0, 1.0])
+def test_equals_reference_where_most_points_share_one_place(far):
+    """No median splits such a cloud: the common place lies at one end of every box."""
+    xyz, offsets = ragged([3000])
+    xyz = xyz.abs().neg() * far
+    xyz[torch.arange(3000) % 10 != 0] = torch.zeros(3)
+    assert torch.equal(farthest_point_sample(xyz, offsets, 400), by_reference(xyz, offsets, 400))
+
+
+def test_equals_reference_where_distances_overflow():
+    xyz, offsets = ragged([1000])
+    xyz = xyz.clamp(-1, 1) * 3e38
+    assert torch.equal(farthest_point_sample(xyz, offsets, 100), by_reference(xyz, offsets, 100))
+
+
+def test_takes_every_point_once():
+    xyz, offsets = ragged([2000])
+    chosen = farthest_point_sample(xyz, offsets, 2000, start=1234)
+    assert torch.equal(chosen, by_reference(xyz, offsets, 2000, start=1234))
+    assert torch.equal(chosen.sort().values, torch.arange(2000))
+
+
+@pytest.mark.skipif(_library.missing["cpu"] is not None, reason="hours in plain torch")
+def test_coinciding_points_are_no_burden():
+    n = 200_000
+    xyz = torch.ones(n, 3)
+    xyz[n // 2 :] = 2.0
+    chosen = farthest_point_sample(xyz, offsets_of([n]), n, start=7)
+    assert chosen[:3].tolist() == [7, n // 2, 0]
+    assert (chosen[2:] == 0).all()
 
 
 @given(packed_clouds(), st.integers(0, 20), st.booleans())
 def test_equals_reference(clouds, num_samples, skip_near_origin):
+    xyz, offsets = clouds
+    ours = farthest_point_sample(xyz, offsets, num_samples, skip_near_origin=skip_near_origin)
+    assert torch.equal(ours, by_reference(xyz, offsets, num_samples, skip_near_origin=skip_near_origin))
+
+
+@settings(max_examples=25)
+@given(packed_clouds(max_clouds=2, max_points=2500), st.integers(30, 80), st.booleans())
+def test_equals_reference_in_boxes(clouds, num_samples, skip_near_origin):
     xyz, offsets = clouds
     ours = farthest_point_sample(xyz, offsets, num_samples, skip_near_origin=skip_near_origin)
     assert torch.equal(ours, by_reference(xyz, offsets, num_samples, skip_near_origin=skip_near_origin))
