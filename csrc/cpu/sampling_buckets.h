@@ -76,9 +76,13 @@ struct alignas(64) Boxes {
   float farthest[kLanes];  // its distance; -1 where there is no box
 };
 
+struct alignas(64) Lanes {
+  float values[kLanes];
+};
+
 struct Cloud {
   const float* xyz;
-  std::unique_ptr<float[]> memory;  // of the columns
+  std::unique_ptr<Lanes[]> memory;  // of the columns
   float *x, *y, *z;
   float* nearest;  // squared distance to the samples, -1 for padding
   int32_t* row;
@@ -204,8 +208,8 @@ inline Cloud make_cloud(const float* xyz, int64_t n, int64_t m, bool skip_near_o
   for (const Leaf& leaf : leaves) total += padded(leaf.size);
   Cloud cloud;
   cloud.xyz = xyz;
-  cloud.memory.reset(new float[5 * total]);
-  cloud.x = cloud.memory.get();
+  cloud.memory.reset(new Lanes[5 * total / kLanes]);
+  cloud.x = cloud.memory[0].values;
   cloud.y = cloud.x + total;
   cloud.z = cloud.y + total;
   cloud.nearest = cloud.z + total;
