@@ -32,10 +32,12 @@ types: ## mypy
 	@$(PREPARE) develop
 	@$(BIN)/mypy
 
-benchmark: ## time every operator against installed peers, one thread
+benchmark: ## time every operator against installed peers, one thread; ARGS="--threads 2" etc.
 	@$(PREPARE) test
-	@for script in $$(grep -l '__main__' tests/benchmarks/*.py); do \
-	  $(BIN)/python -m tests.benchmarks.$$(basename $$script .py) --threads 1 $(ARGS) || exit 1; done
+	@mkdir -p runs && rm -f runs/benchmarks.jsonl
+	@for script in $$(grep -l 'harness import' tests/benchmarks/*.py); do \
+	  $(BIN)/python -m tests.benchmarks.$$(basename $$script .py) --json runs/benchmarks.jsonl $(ARGS) || exit 1; done
+	@$(BIN)/python -m tests.benchmarks.report runs/benchmarks.jsonl
 
 wheel: ## dist/: one wheel for every Python, with CUDA for all architectures where nvcc is found
 	@$(PREPARE) develop

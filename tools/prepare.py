@@ -129,13 +129,18 @@ def _brings_cuda(options: list[str]) -> bool:
     """Whether pip would download the CUDA libraries, gigabytes, with this torch."""
     dry = ["-m", "pip", "install", "--dry-run", "--no-deps", "--ignore-installed", "--quiet", "--report", "-", *options]
     report = output(PYTHON, *dry)
-    return "nvidia-" in report or "cuda-" in report
+    needs = json.loads(report)["install"][0]["metadata"].get("requires_dist", []) if report else []
+    return any(need.startswith(("nvidia-", "cuda-")) for need in needs)
 
 
 def package() -> None:
     """The package itself, editable, with its compiled operators: CUDA ones where torch and nvcc can use them."""
     cuda = shutil.which("nvcc") and output(PYTHON, "-c", "import torch; print(torch.version.cuda or '')")
-    pip("-e", ".", "-C", f"cmake.define.PCT_CUDA={'AUTO' if cuda else 'OFF'}")
+    settings = ["-C", f"cmake.define.PCT_CUDA={'AUTO' if cuda else 'OFF'}"]
+    if cuda and _has_gpu():
+        capabilities = output("nvidia-smi", "--query-gpu=compute_cap", "--format=csv,noheader").replace(".", "")
+        settings += ["-C", f"cmake.define.CMAKE_CUDA_ARCHITECTURES={';'.join(sorted(set(capabilities.split())))}"]
+    pip("-e", ".", *settings)
     installed = output(PYTHON, "-c", "import sysconfig; print(sysconfig.get_path('platlib'))")
     if not Path(installed, "pctransformer", "_cpu.so").exists():
         print(f"  NOT compiled: operators run in plain torch, slowly. Why: {LOG}", flush=True)
@@ -204,7 +209,10 @@ def main() -> None:
     parser.add_argument("purpose", choices=("demo", "develop", "test"))
     parser.add_argument("--torch", default="", help=f"what pip installs as torch, options included (default {TORCH})")
     arguments = parser.parse_args()
-    make_environment()
+    try:
+        make_environment()
+    except Failed as failure:
+        sys.exit(f"no virtual environment: {failure}")
     done = json.loads(STAMPS.read_text()) if STAMPS.exists() else {}
     for step in steps(arguments.purpose, arguments.torch):
         key, failed = done.get(step.name, (None, False))
