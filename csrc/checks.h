@@ -19,10 +19,11 @@ inline void check_contiguous(const Tensor& tensor, const char* op, const char* n
   PCT_CHECK(tensor.is_contiguous(), op, ": ", name, " must be contiguous; call .contiguous()");
 }
 
-// (N, 3) float32 coordinates
-inline void check_xyz(const Tensor& xyz, const char* op, const char* name) {
+// (N, 3) float32 coordinates; few operators take float64 too
+inline void check_xyz(const Tensor& xyz, const char* op, const char* name, bool float64_too = false) {
   PCT_CHECK(xyz.dim() == 2 && xyz.size(1) == 3, op, ": ", name, " must be packed (N, 3)");
-  PCT_CHECK(xyz.dtype() == float32(), op, ": ", name, " must be float32");
+  PCT_CHECK(xyz.dtype() == float32() || (float64_too && xyz.dtype() == float64()), op, ": ", name, " must be float32",
+            float64_too ? " or float64" : "");
   check_contiguous(xyz, op, name);
 }
 
@@ -42,10 +43,11 @@ inline void check_index(const Tensor& index, int64_t dims, const Tensor& like, c
 
 // clouds, and queries into the same number of clouds
 inline void check_search(const Tensor& xyz, const Tensor& offsets, const Tensor& query_xyz, const Tensor& query_offsets,
-                         const char* op) {
-  check_xyz(xyz, op, "xyz");
+                         const char* op, bool float64_too = false) {
+  check_xyz(xyz, op, "xyz", float64_too);
   check_offsets(offsets, xyz, op, "offsets");
-  check_xyz(query_xyz, op, "query_xyz");
+  check_xyz(query_xyz, op, "query_xyz", float64_too);
+  PCT_CHECK(xyz.dtype() == query_xyz.dtype(), op, ": xyz and query_xyz must have the same dtype");
   check_same_device(xyz, query_xyz, op, "query_xyz");
   check_offsets(query_offsets, xyz, op, "query_offsets");
   PCT_CHECK(offsets.size(0) == query_offsets.size(0), op, ": offsets describe ", offsets.size(0) - 1,
@@ -63,6 +65,14 @@ inline void check_farthest_point_sample(const Tensor& xyz, const Tensor& offsets
             " clouds, sample_offsets ", sample_offsets.size(0) - 1);
   PCT_CHECK(start.size(0) == offsets.size(0) - 1, op, ": start must hold one index per cloud");
   PCT_CHECK(total >= 0, op, ": the number of samples is negative");
+}
+
+constexpr int64_t kMaxNeighbors = 256;  // also in pctransformer/ops/knn.py
+
+inline void check_knn(const Tensor& xyz, const Tensor& offsets, const Tensor& query_xyz, const Tensor& query_offsets,
+                      int64_t k) {
+  check_search(xyz, offsets, query_xyz, query_offsets, "knn", true);
+  PCT_CHECK(k >= 1 && k <= kMaxNeighbors, "knn: k must be between 1 and ", kMaxNeighbors, ", got ", k);
 }
 
 inline void check_curve(const Tensor& coordinates, int64_t bits, const char* op) {

@@ -11,6 +11,9 @@ static const pct::Registration schemas([](pct::Library& library) {
       "farthest_point_sample(Tensor xyz, Tensor offsets, Tensor sample_offsets, Tensor start, SymInt total, "
       "bool skip_near_origin) -> Tensor");
 
+  // neighbours
+  library.define("knn(Tensor xyz, Tensor offsets, Tensor query_xyz, Tensor query_offsets, SymInt k) -> (Tensor, Tensor)");
+
   // curves
   library.define("morton_code(Tensor coordinates, SymInt bits) -> Tensor");
   library.define("hilbert_code(Tensor coordinates, SymInt bits) -> Tensor");

@@ -28,8 +28,8 @@ def same_device(value: Tensor, name: str, like: Tensor, like_name: str) -> None:
         raise ValueError(f"{name} is on {value.device}, {like_name} on {like.device}; move one with .to(device)")
 
 
-def xyz(value: Tensor, name: str = "xyz") -> None:
-    """Packed coordinates (N, 3) float32."""
+def xyz(value: Tensor, name: str = "xyz", *, float64_too: bool = False) -> None:
+    """Packed coordinates (N, 3) float32; few operators take float64 too."""
     tensor(value, name)
     if value.dim() == 3:
         raise ValueError(
@@ -40,6 +40,8 @@ def xyz(value: Tensor, name: str = "xyz") -> None:
         raise ValueError(
             f"{name} must be packed (N, 3), got {_describe(value)}; features travel apart from coordinates"
         )
+    if float64_too and value.dtype == torch.float64:
+        return
     if value.dtype != torch.float32 and not torch.is_autocast_enabled(value.device.type):
         raise TypeError(
             f"{name} must be float32, got {_describe(value)}; convert with .float(), after subtracting an origin where"
@@ -62,11 +64,15 @@ def same_clouds(a: Tensor, a_name: str, b: Tensor, b_name: str) -> None:
         raise ValueError(f"{a_name} describes {a.shape[0] - 1} clouds, {b_name} {b.shape[0] - 1}; they must be as many")
 
 
-def search(xyz_: Tensor, offsets_: Tensor, query_xyz: Tensor, query_offsets: Tensor) -> None:
+def search(
+    xyz_: Tensor, offsets_: Tensor, query_xyz: Tensor, query_offsets: Tensor, *, float64_too: bool = False
+) -> None:
     """Clouds, and queries into the same number of clouds."""
-    xyz(xyz_)
+    xyz(xyz_, float64_too=float64_too)
     offsets(offsets_, xyz_)
-    xyz(query_xyz, "query_xyz")
+    xyz(query_xyz, "query_xyz", float64_too=float64_too)
+    if xyz_.dtype != query_xyz.dtype and not torch.is_autocast_enabled(xyz_.device.type):
+        raise TypeError(f"xyz is {_describe(xyz_)}, query_xyz {_describe(query_xyz)}; they must have one dtype")
     same_device(query_xyz, "query_xyz", xyz_, "xyz")
     offsets(query_offsets, xyz_, "query_offsets")
     same_clouds(offsets_, "offsets", query_offsets, "query_offsets")

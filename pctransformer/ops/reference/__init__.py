@@ -10,12 +10,14 @@ from typing import Any
 
 from pctransformer.ops.reference.attention import ragged_attention, ragged_attention_backward
 from pctransformer.ops.reference.curves import hilbert_code, morton_code
+from pctransformer.ops.reference.knn import knn
 from pctransformer.ops.reference.sampling import farthest_point_sample
 
 OPERATORS: dict[str, Callable[..., Any]] = {
     function.__name__: function
     for function in (
         farthest_point_sample,
+        knn,
         morton_code,
         hilbert_code,
         ragged_attention,
