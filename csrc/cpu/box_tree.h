@@ -12,6 +12,7 @@
 #include <utility>
 #include <vector>
 
+#include "common/curves.h"
 #include "cpu/simd.h"
 
 namespace pct {
@@ -41,49 +42,21 @@ constexpr int kBits = 10;  // per axis
 constexpr int64_t kRadixFrom = 200;  // below, comparisons beat counting
 constexpr int64_t kCrowd = 128;  // points in one cell that are worth a finer curve of their own
 
-// Turns cells into positions on the Hilbert curve (Skilling, "Programming the Hilbert curve", 2004).
-template <int kLanes>
-__attribute__((always_inline)) inline void hilbert(uint32_t (&cell)[3][kLanes], uint32_t* code) {
-  for (int bit = kBits - 1; bit > 0; --bit) {
-    const uint32_t below = (1u << bit) - 1;
-    for (auto& axis : cell)
-      for (int i = 0; i < kLanes; ++i) {
-        const uint32_t set = 0u - (axis[i] >> bit & 1), swapped = (cell[0][i] ^ axis[i]) & below & ~set;
-        cell[0][i] ^= swapped | (below & set);
-        axis[i] ^= swapped;
-      }
-  }
-  for (int i = 0; i < kLanes; ++i) {
-    uint32_t axis[3] = {cell[0][i], cell[0][i] ^ cell[1][i], 0};
-    axis[2] = axis[1] ^ cell[2][i];
-    uint32_t flip = 0;
-    for (int bit = 1; bit < kBits; ++bit) flip ^= (0u - (axis[2] >> bit & 1)) & ((1u << bit) - 1);
-    code[i] = 0;
-    for (int a = 0; a < 3; ++a) {
-      uint32_t spread = axis[a] ^ flip;
-      spread = (spread | spread << 16) & 0x030000ff;
-      spread = (spread | spread << 8) & 0x0300f00f;
-      spread = (spread | spread << 4) & 0x030c30c3;
-      spread = (spread | spread << 2) & 0x09249249;
-      code[i] |= spread << (2 - a);
-    }
-  }
-}
-
 // Sets the codes of n items from the places of their rows in the cube at `low`.
 PCT_CLONES static void set_codes(const float* xyz, const float* low, float cells_per_metre, uint64_t* items, int64_t n) {
   constexpr int kLanes = 64;
-  uint32_t cell[3][kLanes], code[kLanes];
+  float place[3][kLanes] = {};
+  uint32_t cell[3][kLanes];
   for (int64_t begin = 0; begin < n; begin += kLanes) {
     const int count = static_cast<int>(std::min<int64_t>(kLanes, n - begin));
-    float place[3][kLanes] = {};
     for (int i = 0; i < count; ++i)
       for (int a = 0; a < 3; ++a) place[a][i] = xyz[3 * row_of(items[begin + i]) + a] - low[a];
     for (int a = 0; a < 3; ++a)
       for (int i = 0; i < kLanes; ++i) cell[a][i] = static_cast<int32_t>(place[a][i] * cells_per_metre);
-    hilbert<kLanes>(cell, code);
+    for (int bit = kBits - 1; bit > 0; --bit)
+      for (int i = 0; i < kLanes; ++i) undo_turn(cell[0][i], cell[1][i], cell[2][i], bit);
     for (int i = 0; i < count; ++i)
-      items[begin + i] = static_cast<uint64_t>(code[i]) << 32 | row_of(items[begin + i]);
+      items[begin + i] = gray_to_binary(interleave_bits(cell[0][i], cell[1][i], cell[2][i])) << 32 | row_of(items[begin + i]);
   }
 }
 

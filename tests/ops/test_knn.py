@@ -63,16 +63,16 @@ def test_equals_reference(clouds, queries, k):
 def test_a_far_outlier_does_not_make_it_slow():
     """One point 1e7 away leaves all others in one cell of the space-filling curve, which must be refined."""
     xyz = torch.cat([ragged([30_000])[0], torch.tensor([[1e7, 0, 0]])])
-    query = torch.cat([xyz[:300], xyz[-1:]])
-    assert_equals_reference(xyz, offsets_of([30_001]), query, offsets_of([301]), 16)
+    query = torch.cat([xyz[:60], xyz[-1:]])
+    assert_equals_reference(xyz, offsets_of([30_001]), query, offsets_of([61]), 16)
 
 
-def test_many_coinciding_points_keep_the_lowest_rows():
-    xyz = torch.zeros(100_000, 3)
-    index, squared_distance = knn(xyz, offsets_of([50_000, 50_000]), xyz, offsets_of([50_000, 50_000]), 20)
-    assert torch.equal(
-        index, torch.arange(20).expand(100_000, 20) + 50_000 * (torch.arange(100_000) >= 50_000)[:, None]
-    )
+@pytest.mark.skipif(_library.missing["cpu"] is not None, reason="nothing compiled")
+def test_many_coinciding_points_keep_the_lowest_rows_and_are_not_slow():
+    xyz, offsets = torch.zeros(100_000, 3), offsets_of([50_000, 50_000])  # comparing all pairs would take minutes
+    index, squared_distance = knn(xyz, offsets, xyz, offsets, 20)
+    first_rows = 50_000 * (torch.arange(100_000) >= 50_000)
+    assert torch.equal(index, first_rows[:, None] + torch.arange(20))
     assert not squared_distance.any()
 
 
