@@ -13,12 +13,12 @@
 #include <vector>
 
 #include "common/curves.h"
+#include "common/neighbor_key.h"
 #include "cpu/simd.h"
 
 namespace pct {
 
 constexpr int kWidth = 16;
-constexpr uint32_t kNoRow = std::numeric_limits<uint32_t>::max();
 constexpr int64_t kMaxCloudPoints = kNoRow;  // rows within a cloud are 32-bit
 
 // sixteen points; unused lanes hold NaN, which no comparison with a distance lets through

@@ -2,12 +2,14 @@
 // found; a neighbour is one 64-bit key, distance above row, so that ties go to the lower row in one comparison.
 #include <algorithm>
 #include <cmath>
-#include <cstring>
 #include <limits>
+#include <tuple>
+#include <utility>
 #include <vector>
 
 #include "checks.h"
 #include "common/geometry.h"
+#include "common/neighbor_key.h"
 #include "cpu/box_tree.h"
 #include "cpu/simd.h"
 #include "cpu/values.h"
@@ -23,22 +25,6 @@
 
 namespace pct {
 namespace {
-
-constexpr uint64_t kNone = std::numeric_limits<uint64_t>::max();
-
-// Squared distances are not negative, so their bits order as they do.
-inline uint64_t key_of(float distance, uint32_t row) {
-  uint32_t bits;
-  std::memcpy(&bits, &distance, sizeof(bits));
-  return static_cast<uint64_t>(bits) << 32 | row;
-}
-
-inline float distance_of(uint64_t key) {
-  const uint32_t bits = static_cast<uint32_t>(key >> 32);
-  float distance;
-  std::memcpy(&distance, &bits, sizeof(distance));
-  return key == kNone ? std::numeric_limits<float>::infinity() : distance;
-}
 
 // The nearest points of one query so far.
 struct Nearest {
@@ -60,15 +46,15 @@ struct Nearest {
     bound = within;
     bound_row = kNoRow;
     waiting = 0;
-    std::fill(keys, keys + kWidth * runs, kNone);
+    std::fill(keys, keys + kWidth * runs, kNoNeighbor);
   }
   bool wants(float distance, uint32_t row) const {
     return distance < bound || (distance == bound && row < bound_row);
   }
   // Once k points are known the k-th is the bound.
   void tighten() {
-    if (keys[k - 1] == kNone) return;
-    bound = distance_of(keys[k - 1]);
+    if (keys[k - 1] == kNoNeighbor) return;
+    bound = neighbor_distance(keys[k - 1]);
     bound_row = static_cast<uint32_t>(keys[k - 1]);
   }
 };
@@ -112,7 +98,7 @@ struct Portable {
       if (!(open >> b & 1) || !nearest.wants(box[b], node.row[b])) continue;
       measure(blocks[b], nearest.query, distance);
       for (int i = 0; i < kWidth; ++i)
-        if (distance[i] <= nearest.bound) insert(key_of(distance[i], blocks[b].row[i]), nearest);
+        if (distance[i] <= nearest.bound) insert(neighbor_key(distance[i], blocks[b].row[i]), nearest);
     }
   }
 
@@ -246,8 +232,9 @@ void visit(const BoxTree& tree, int level, int64_t i, Nearest& nearest) {
 
 PCT_CLONES void write(const uint64_t* keys, int k, int64_t first_row, int64_t* index, float* distance) {
   for (int j = 0; j < k; ++j) {
-    index[j] = keys[j] == kNone ? -1 : first_row + row_of(keys[j]);
-    distance[j] = distance_of(keys[j]);
+    const int64_t row = neighbor_row(keys[j]);
+    index[j] = row < 0 ? -1 : first_row + row;
+    distance[j] = neighbor_distance(keys[j]);
   }
 }
 
@@ -260,7 +247,7 @@ void search(const BoxTree& tree, const uint64_t* order, int64_t from, int64_t to
   for (int64_t i = from; i < to; ++i) {
     const int64_t row = row_of(order[i]);
     const float* query = queries + 3 * row;
-    nearest.start(query, previous ? carry_over(previous, distance_of(nearest.keys[k - 1]), query)
+    nearest.start(query, previous ? carry_over(previous, neighbor_distance(nearest.keys[k - 1]), query)
                                   : std::numeric_limits<float>::infinity());
     if (!tree.empty()) visit<Isa>(tree, tree.top(), 0, nearest);
     Isa::finish(nearest);

@@ -10,18 +10,11 @@ namespace {
 
 constexpr int kThreads = 256;
 
-// Floats as unsigned words in the same order, so that atomicMax works on them; every number is above 0.
+// The inverse of from_ordered. Every number is above 0.
 __device__ uint32_t ordered(float x) {
   uint32_t bits;
   memcpy(&bits, &x, 4);
   return bits & 0x80000000u ? ~bits : bits | 0x80000000u;
-}
-
-__device__ float from_ordered(uint32_t word) {
-  const uint32_t bits = word & 0x80000000u ? word & 0x7fffffffu : ~word;
-  float x;
-  memcpy(&x, &bits, 4);
-  return x;
 }
 
 __device__ bool finite(const float* p) {
@@ -121,18 +114,25 @@ __global__ void gather_points_kernel(const float* __restrict__ xyz, int64_t n, c
 
 }  // namespace
 
+Tensor bound_clouds(const Tensor& xyz, const Tensor& offsets, cudaStream_t stream) {
+  const int64_t n = xyz.size(0), clouds = offsets.size(0) - 1;
+  Tensor box = zeros({clouds, 6}, int32(), xyz);
+  if (n > 0 && clouds > 0)
+    PCT_LAUNCH(bound_clouds_kernel, blocks_for(n, kThreads), kThreads, 0, stream, xyz.data<float>(), n,
+               offsets.data<int64_t>(), clouds, words(box));
+  return box;
+}
+
 Grid build_grid(const Tensor& xyz, const Tensor& offsets, float min_cell, float points_per_cell, cudaStream_t stream) {
   const int64_t n = xyz.size(0), count = offsets.size(0) - 1, cells = n * kMaxCellsPerPoint;
   PCT_CHECK(n < int64_t(1) << 31, "a grid holds at most 2^31 - 1 points, got ", n);
   constexpr int64_t kWords = sizeof(CloudCells) / sizeof(int32_t);
   Grid grid{empty({count, kWords}, int32(), xyz), empty({cells + 1}, int32(), xyz), empty({n, 4}, float32(), xyz)};
-  Tensor box = zeros({count, 6}, int32(), xyz), keys = empty({n}, int32(), xyz);
+  Tensor box = bound_clouds(xyz, offsets, stream), keys = empty({n}, int32(), xyz);
   if (count == 0) return grid;
   CloudCells* clouds = reinterpret_cast<CloudCells*>(grid.clouds.mutable_data<int32_t>());
   const float* points = xyz.data<float>();
   const int64_t* rows = offsets.data<int64_t>();
-  if (n > 0)
-    PCT_LAUNCH(bound_clouds_kernel, blocks_for(n, kThreads), kThreads, 0, stream, points, n, rows, count, words(box));
   PCT_LAUNCH(shape_clouds_kernel, blocks_for(count, kThreads), kThreads, 0, stream, rows, count, n, words(box), min_cell,
              points_per_cell, clouds);
   if (n > 0)

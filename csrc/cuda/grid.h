@@ -4,6 +4,8 @@
 // of n points has at most 2 n cells, and where its extent asks for more, its cells are larger. Points that are not finite
 // are in no cell. Cells of one cloud are numbered with z fastest: a column (x, y) of cells z0 to z1 is one run of points.
 #pragma once
+#include <cstring>
+
 #include "cuda/launch.h"
 
 namespace pct {
@@ -54,6 +56,17 @@ __device__ inline int cell_along(const CloudCells& cloud, int axis, float x) {
 __device__ inline uint32_t cell_number(const CloudCells& cloud, int x, int y, int z) {
   return cloud.first + (static_cast<uint32_t>(x) * cloud.shape[1] + y) * cloud.shape[2] + z;
 }
+
+// Floats travel as unsigned words in the same order where atomicMax must work on them.
+__device__ inline float from_ordered(uint32_t word) {
+  const uint32_t bits = word & 0x80000000u ? word & 0x7fffffffu : ~word;
+  float x;
+  memcpy(&x, &bits, 4);
+  return x;
+}
+
+// (B, 6) ordered words per cloud: the maxima of -x, -y, -z, x, y and z of its finite points; zeros where there are none.
+Tensor bound_clouds(const Tensor& xyz, const Tensor& offsets, cudaStream_t stream);
 
 // The cloud that row belongs to: the last one that begins at or before it.
 __device__ inline int64_t cloud_of(const int64_t* offsets, int64_t clouds, int64_t row) {

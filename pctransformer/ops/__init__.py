@@ -8,7 +8,6 @@ packed data; -1 means "none". Empty clouds and clouds of one point are ordinary.
 from pctransformer.ops.attention import ragged_attention
 from pctransformer.ops.curves import hilbert_code, morton_code
 from pctransformer.ops.knn import knn
-from pctransformer.ops.knn import knn
 from pctransformer.ops.sampling import farthest_point_sample
 
 __all__ = ["farthest_point_sample", "hilbert_code", "knn", "morton_code", "ragged_attention"]

@@ -77,7 +77,7 @@ def run(case: str, clouds: torch.Tensor, queries: torch.Tensor, k: int) -> None:
     true = torch.cdist(chosen, first, compute_mode="donot_use_mm_for_euclid_dist").topk(k, largest=False).values
 
     def farther(name, result):
-        """How much farther than the true j-th neighbour the found one is at most, over 500 queries of the first cloud."""
+        """How much farther than the true j-th neighbour the found one is, at most, over 500 queries of one cloud."""
         index = torch.as_tensor(np.asarray(result[0][:m].cpu() if name == "ours" else result[0]).astype(np.int64))
         distance = (first[index.view(m, k)[some]] - chosen[:, None]).norm(dim=-1)
         return f"farther by at most {(distance - true).max():.0e}"

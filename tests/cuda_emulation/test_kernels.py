@@ -43,6 +43,26 @@ def farthest_point_sample() -> Cases:
             yield name, (xyz, offsets, sample_offsets, start, int(sample_offsets[-1]), skip_near_origin)
 
 
+# ---- neighbours ------------------------------------------------------------------------------------------------------
+def searches() -> Iterator[tuple[str, tuple[Tensor, Tensor, Tensor, Tensor]]]:
+    """Clouds to search and queries into them: xyz, offsets, query_xyz, query_offsets."""
+    for name, xyz, offsets in clouds():
+        sizes = [7 * (b % 2) for b in range(len(offsets) - 1)]
+        yield name, (xyz, offsets, *ragged(sizes, seed=1))
+        yield f"{name}, among themselves", (xyz, offsets, xyz, offsets)
+
+
+def knn() -> Cases:
+    for name, search in searches():
+        for k in (1, 5, 40) if "themselves" in name else (100, 256):
+            yield f"{name}, k = {k}", (*search, k)
+    for name in ("all the same", "lattice (ties)", "spread over 1e6"):
+        xyz = hostile(4200)[name]  # large enough to be sorted, and for a tree of two levels
+        yield f"large, {name}", (xyz, offsets_of([4100, 100]), xyz[4095:4105], offsets_of([5, 5]), 20)
+    xyz, offsets = ragged([50, 0, 3])
+    yield "float64", (xyz.double(), offsets, xyz.double(), offsets, 7)
+
+
 # ---- curves ----------------------------------------------------------------------------------------------------------
 def curve_code() -> Cases:
     for dtype in (torch.int32, torch.int64):
@@ -61,6 +81,7 @@ class Operator:
 
 OPERATORS = {
     "farthest_point_sample": Operator(farthest_point_sample),
+    "knn": Operator(knn),
     "morton_code": Operator(curve_code),
     "hilbert_code": Operator(curve_code),
 }
@@ -111,3 +132,20 @@ def test_nan_is_never_sampled_and_starts_are_clamped(emulation):
     chosen = sample(xyz, offsets, offsets, torch.tensor([0, 1000]), 80, False)
     assert not torch.isin(torch.tensor([3, 60]), chosen).any()
     assert chosen[50] == 79
+
+
+def test_knn_never_finds_nan_and_a_nan_query_finds_nothing(emulation):
+    xyz, offsets = ragged([50, 30])
+    clean = xyz.clone()
+    xyz[[3, 60]], clean[[3, 60]] = torch.nan, 1e9
+    xyz[20, 0], clean[20] = torch.inf, 1e9
+    query = clean[:60].clone()
+    query[5] = torch.nan
+    index, squared_distance = emulation.operators.knn(xyz, offsets, query, offsets_of([55, 5]), 9)
+    expected, _ = torch.ops.pctransformer.knn(clean, offsets, query.nan_to_num(), offsets_of([55, 5]), 9)
+    others = torch.tensor(
+        [m for m in range(60) if m not in (3, 5, 20)]
+    )  # these queries are near what only CUDA leaves out
+    assert torch.equal(index[others], expected[others])
+    assert (index[5] == -1).all()
+    assert (squared_distance[5] == torch.inf).all()

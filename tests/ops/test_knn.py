@@ -143,7 +143,7 @@ def test_opcheck(dtype):
     query, query_offsets = ragged(QUERY_SIZES, seed=1)
     arguments = (xyz.to(dtype), offsets, query.to(dtype), query_offsets, 5)
     torch.library.opcheck(OPERATOR, arguments)
-    # With gradients opcheck would add a float sum to the int64 index, so test_compiles looks at the traced backward pass.
+    # With gradients opcheck adds a float sum to the int64 index and fails; test_compiles looks at the traced gradient.
     arguments = (xyz.to(dtype).requires_grad_(), offsets, query.to(dtype).requires_grad_(), query_offsets, 5)
     torch.library.opcheck(OPERATOR, arguments, test_utils=("test_schema", "test_autograd_registration"))
 
