@@ -75,6 +75,18 @@ inline void check_knn(const Tensor& xyz, const Tensor& offsets, const Tensor& qu
   PCT_CHECK(k >= 1 && k <= kMaxNeighbors, "knn: k must be between 1 and ", kMaxNeighbors, ", got ", k);
 }
 
+// Rows are 32-bit numbers inside the kernels of ball_query.
+constexpr int64_t kMaxBallQueryPoints = (int64_t(1) << 31) - 1;
+
+inline void check_ball_query(const Tensor& xyz, const Tensor& offsets, const Tensor& query_xyz,
+                             const Tensor& query_offsets, double radius, int64_t k) {
+  const char* op = "ball_query";
+  check_search(xyz, offsets, query_xyz, query_offsets, op);
+  PCT_CHECK(xyz.size(0) <= kMaxBallQueryPoints, op, ": at most ", kMaxBallQueryPoints, " points, got ", xyz.size(0));
+  PCT_CHECK(radius > 0 && radius - radius == 0, op, ": radius must be above 0 and finite, got ", radius);
+  PCT_CHECK(k >= 1, op, ": k must be at least 1, got ", k);
+}
+
 inline void check_curve(const Tensor& coordinates, int64_t bits, const char* op) {
   PCT_CHECK(coordinates.dim() == 2 && coordinates.size(1) == 3, op, ": coordinates must be (N, 3)");
   PCT_CHECK(coordinates.dtype() == int32() || coordinates.dtype() == int64(),

@@ -13,6 +13,9 @@ static const pct::Registration schemas([](pct::Library& library) {
 
   // neighbours
   library.define("knn(Tensor xyz, Tensor offsets, Tensor query_xyz, Tensor query_offsets, SymInt k) -> (Tensor, Tensor)");
+  library.define(
+      "ball_query(Tensor xyz, Tensor offsets, Tensor query_xyz, Tensor query_offsets, float radius, SymInt k, "
+      "bool closed, bool pad_first) -> Tensor");
 
   // curves
   library.define("morton_code(Tensor coordinates, SymInt bits) -> Tensor");

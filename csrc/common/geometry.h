@@ -2,6 +2,9 @@
 // sides, and in the plain-torch reference, a distance has the same 32 bits everywhere, and so every index is the same.
 #pragma once
 
+#include <cfloat>
+#include <cmath>
+
 #if defined(__CUDACC__)
 #define PCT_BOTH __host__ __device__ __forceinline__
 #else
@@ -20,6 +23,14 @@ PCT_BOTH T squared_norm(T x, T y, T z) {
 template <class T>
 PCT_BOTH bool near_origin(T x, T y, T z) {
   return squared_norm(x, y, z) < T(1e-3f);
+}
+
+// Ball query: the largest squared distance inside the ball, so that both kinds of ball are one comparison, d <= limit.
+// The square is taken in float. A distance that overflows is in no ball.
+inline float ball_limit(double radius, bool closed) {
+  const float r = static_cast<float>(radius), squared = r * r;
+  const float limit = closed ? squared : std::nextafter(squared, -INFINITY);
+  return limit < FLT_MAX ? limit : FLT_MAX;
 }
 
 }  // namespace pct

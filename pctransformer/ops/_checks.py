@@ -5,6 +5,8 @@ Every message says what came, what was expected, and how to mend it.
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -93,6 +95,14 @@ def integer(value: object, name: str, low: int, high: int | None = None) -> None
     if value < low or (high is not None and value > high):
         span = f"at least {low}" if high is None else f"between {low} and {high}"
         raise ValueError(f"{name} must be {span}, got {value}")
+
+
+def positive(value: object, name: str) -> None:
+    """A finite number above 0."""
+    if isinstance(value, bool) or not isinstance(value, (int, float, torch.SymInt, torch.SymFloat)):
+        raise TypeError(f"{name} must be a number, got {_describe(value)}")
+    if not 0 < value < math.inf:
+        raise ValueError(f"{name} must be above 0 and finite, got {value}")
 
 
 def choice(value: object, name: str, options: tuple[str, ...]) -> None:

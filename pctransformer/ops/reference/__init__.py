@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 from pctransformer.ops.reference.attention import ragged_attention, ragged_attention_backward
+from pctransformer.ops.reference.ball_query import ball_query
 from pctransformer.ops.reference.curves import hilbert_code, morton_code
 from pctransformer.ops.reference.knn import knn
 from pctransformer.ops.reference.sampling import farthest_point_sample
@@ -18,6 +19,7 @@ OPERATORS: dict[str, Callable[..., Any]] = {
     for function in (
         farthest_point_sample,
         knn,
+        ball_query,
         morton_code,
         hilbert_code,
         ragged_attention,
