@@ -25,6 +25,11 @@ class Command:
 
 
 COMMANDS = {
+    "demo": Command(
+        "pctransformer.demo",
+        "run the operators on a generated cloud, time them, draw a picture",
+        ("pctransformer demo", "pctransformer demo --out runs/small --points 1000"),
+    ),
     "doctor": Command(
         "pctransformer.doctor",
         "say what is installed, what is missing, what that costs and how to mend it",

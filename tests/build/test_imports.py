@@ -42,6 +42,13 @@ MAY_IMPORT = {
 """Part of the package -> the other parts it may import. A new part gets its line here."""
 
 
+def waits(node: ast.AST) -> bool:
+    """Whether what stands below a node is not executed when its file is imported."""
+    if isinstance(node, ast.If):
+        return ast.unparse(node.test) == "TYPE_CHECKING"
+    return isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef))
+
+
 def imports(tree: ast.AST, *, at_import_only: bool = False) -> Iterator[str]:
     """Full names of all modules that a file imports; `from a import b` counts as a.b."""
     for node in ast.iter_child_nodes(tree):
@@ -50,7 +57,7 @@ def imports(tree: ast.AST, *, at_import_only: bool = False) -> Iterator[str]:
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, "imports are absolute in this package"
             yield from (f"{node.module}.{alias.name}" for alias in node.names)
-        elif not (at_import_only and isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef))):
+        elif not (at_import_only and waits(node)):
             yield from imports(node, at_import_only=at_import_only)
 
 
@@ -78,8 +85,8 @@ def test_heavy_packages_are_imported_where_they_are_used(path):
 
 
 def test_the_reader_of_imports_sees_them():
-    tree = ast.parse("import a.b\nif c:\n    from d import e\ndef f():\n    import g")
-    assert list(imports(tree)) == ["a.b", "d.e", "g"]
+    tree = ast.parse("import a.b\nif c:\n    from d import e\ndef f():\n    import g\nif TYPE_CHECKING:\n    import h")
+    assert list(imports(tree)) == ["a.b", "d.e", "g", "h"]
     assert list(imports(tree, at_import_only=True)) == ["a.b", "d.e"]
 
 
