@@ -279,13 +279,13 @@ def _draw_neighbours(figure: Figure, seen: Seen) -> None:
     near = seen.xyz[(np.linalg.norm(away, axis=1) < 2.2 * RADIUS) & (away @ TOWARDS_US > -RADIUS)]
     text = f"{len(seen.ball)} points within {RADIUS} m of a sample, and its {len(seen.nearest)} nearest"
     axes = _view(figure, 3, "ball_query, knn", text, near)
-    axes.scatter(*near.T, c=GREY, s=45, linewidths=0, depthshade=False)
+    axes.scatter(*near.T, c=GREY, s=45, linewidths=0, depthshade=False, clip_on=False)
     for rows, colour, label in ((seen.ball, BLUE, "in the ball"), (seen.nearest, ORANGE, "nearest")):
-        axes.scatter(*seen.xyz[rows].T, c=colour, s=45, linewidths=0, label=label, depthshade=False)
-    axes.scatter(*centre, c="black", s=160, marker="*", linewidths=0, label="sample", depthshade=False)
+        axes.scatter(*seen.xyz[rows].T, c=colour, s=45, linewidths=0, label=label, depthshade=False, clip_on=False)
+    axes.scatter(*centre, c="black", s=160, marker="*", linewidths=0, label="sample", depthshade=False, clip_on=False)
     turn = np.linspace(0, 2 * np.pi, 200)[:, None]
     axes.plot(*(centre + RADIUS * (np.cos(turn) * RIGHT + np.sin(turn) * UP)).T, color=BLUE, linewidth=1)
-    axes.legend(loc="lower center", ncols=3, frameon=False, fontsize=11, handletextpad=0.1, borderaxespad=-2)
+    axes.legend(loc="lower center", ncols=3, frameon=False, fontsize=11, handletextpad=0.1, borderaxespad=-1.2)
 
 
 def _draw_times(figure: Figure, timings: list[Timing]) -> None:

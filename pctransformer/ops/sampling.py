@@ -40,7 +40,8 @@ def farthest_point_sample(
 
     Raises:
         ValueError: xyz is not (N, 3), a start lies outside its cloud, on CPU: NaN or infinite coordinates, offsets that
-            decrease. On CUDA a NaN point is never chosen and a start is clamped into its cloud.
+            decrease. On CUDA a point that is not finite is never chosen, unless it is the start, and a start is clamped
+            into its cloud.
         TypeError: xyz is not float32, offsets are not int64.
 
     Source: greedy k-centre after Gonzalez 1985; used for point clouds by Qi et al., PointNet++, 2017. Kernels for large

@@ -41,6 +41,10 @@ def farthest_point_sample() -> Cases:
         sample_offsets = torch.arange(len(offsets)) * 20  # more samples than some clouds have points
         for skip_near_origin in (False, True):
             yield name, (xyz, offsets, sample_offsets, start, int(sample_offsets[-1]), skip_near_origin)
+    # Blocks of 64 threads, since most clouds are empty, with as many points per thread as the kernel has variants.
+    xyz, offsets = ragged([64 * points + more for points in (1, 2, 4, 8, 16, 24) for more in (0, 1)] + [0] * 60)
+    sample_offsets, start = torch.arange(len(offsets)) * 6, torch.zeros(len(offsets) - 1, dtype=torch.int64)
+    yield "every variant", (xyz.round(decimals=1), offsets, sample_offsets, start, int(sample_offsets[-1]), False)
 
 
 # ---- neighbours ------------------------------------------------------------------------------------------------------
@@ -129,8 +133,9 @@ def test_nan_is_never_sampled_and_starts_are_clamped(emulation):
     xyz, offsets = ragged([50, 30])
     xyz[[3, 60]] = torch.nan
     sample = emulation.operators.farthest_point_sample
-    chosen = sample(xyz, offsets, offsets, torch.tensor([0, 1000]), 80, False)
+    chosen = sample(xyz, offsets, offsets, torch.tensor([-7, 1000]), 80, False)
     assert not torch.isin(torch.tensor([3, 60]), chosen).any()
+    assert chosen[0] == 0
     assert chosen[50] == 79
 
 

@@ -72,6 +72,30 @@ def test_equals_reference_where_most_points_share_one_place(far):
     assert torch.equal(farthest_point_sample(xyz, offsets, 400), by_reference(xyz, offsets, 400))
 
 
+def test_equals_reference_on_a_line_at_random():
+    """In one dimension the farthest point of a box lies on its face, where a careless bound shows."""
+    xyz, offsets = ragged([20_000])
+    xyz[:, 1:] = 0
+    assert torch.equal(farthest_point_sample(xyz, offsets, 1000), by_reference(xyz, offsets, 1000))
+
+
+def test_more_samples_wait_than_a_bucket_holds():
+    """Ten places far apart are sampled first, then two points near each of them.
+
+    Each of these 20 comes near one point of a second bucket, whose list has room for 16, and rules it out as the last.
+    """
+    place = torch.zeros(10, 3)
+    place[:, 0] = 100 * 2.0 ** torch.arange(10)
+    near = [place + torch.tensor(step) for step in ([-1.0, 8, 0], [-1.0, 0, 8], [-1.0, -4, 0])]
+    waiting = [place + torch.tensor(step) for step in ([-2.0, 5, 0], [-2.0, 0, 5])]
+    first_bucket = torch.cat([torch.zeros(256 - 40, 3), place, *near])
+    xyz = torch.cat([first_bucket, *waiting])
+    offsets = offsets_of([len(xyz)])
+    chosen = farthest_point_sample(xyz, offsets, 32)
+    assert torch.equal(chosen, by_reference(xyz, offsets, 32))
+    assert chosen.max() < 256
+
+
 def test_equals_reference_where_distances_overflow():
     xyz, offsets = ragged([1000])
     xyz = xyz.clamp(-1, 1) * 3e38
@@ -185,6 +209,14 @@ def test_cuda_never_chooses_nan():
     xyz[[3, 77]] = torch.nan
     chosen = farthest_point_sample(xyz.cuda(), offsets.cuda(), 500)
     assert not torch.isin(torch.tensor([3, 77]), chosen.cpu()).any()
+
+
+@pytest.mark.cuda
+@pytest.mark.skipif(_library.missing.get("cuda") is not None, reason="nothing compiled")
+def test_cuda_clamps_starts():
+    xyz, offsets = ragged([500, 300])
+    chosen = farthest_point_sample(xyz.cuda(), offsets.cuda(), 1, start=torch.tensor([-1, 300]).cuda())
+    assert chosen.tolist() == [0, 799]
 
 
 @pytest.mark.skipif(_library.missing["cpu"] is not None, reason="nothing compiled")

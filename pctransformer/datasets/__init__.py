@@ -1,0 +1,27 @@
+"""Data: files to arrays, arrays to samples, samples to batches. Everything random is derived from (seed, epoch, index).
+
+`folder_dataset` reads your own files, `modelnet_*` the four layouts of ModelNet, `generated_shapes` needs no files at
+all. Each gives a `CloudDataset` of `Sample`s, which `collate` packs into a `PointBatch` with labels.
+"""
+
+from pctransformer.datasets.files import FileFormatError, read_mesh, read_points, write_ply
+from pctransformer.datasets.folder import folder_dataset
+from pctransformer.datasets.modelnet import modelnet_hdf5, modelnet_npz, modelnet_off, modelnet_resampled
+from pctransformer.datasets.samples import CloudDataset, Sample, collate
+from pctransformer.datasets.shapes import generated_shapes
+
+__all__ = [
+    "CloudDataset",
+    "FileFormatError",
+    "Sample",
+    "collate",
+    "folder_dataset",
+    "generated_shapes",
+    "modelnet_hdf5",
+    "modelnet_npz",
+    "modelnet_off",
+    "modelnet_resampled",
+    "read_mesh",
+    "read_points",
+    "write_ply",
+]

@@ -1,0 +1,147 @@
+"""Your own data: `root/class_name/any_name.ply`, with a split that is drawn once and written down."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from pctransformer.datasets.files import MESH_SUFFIXES, POINT_SUFFIXES, FileFormatError, read_points
+from pctransformer.datasets.formats.ply import replace_file
+from pctransformer.datasets.modelnet import sample_from
+from pctransformer.datasets.samples import (
+    CloudDataset,
+    LazySamples,
+    Sample,
+    Transform,
+    generator_for,
+    stratified_split,
+)
+
+SPLIT_FILE = "split.json"
+_SUFFIXES = tuple(suffix for suffix in dict.fromkeys(POINT_SUFFIXES + MESH_SUFFIXES) if suffix != ".bin")
+
+
+def folder_dataset(
+    root: str | Path,
+    split: Literal["train", "test", "all"] = "train",
+    *,
+    test_fraction: float = 0.2,
+    split_file: str | Path | None = None,
+    num_points: int = 2048,
+    transform: Transform | None = None,
+    seed: int = 0,
+) -> CloudDataset:
+    """Clouds and meshes in one folder per class; the names of the folders are the classes, in alphabetical order.
+
+    The first call draws a split, the same share of every class, and writes it to `root/split.json`. Later calls follow
+    that file, whatever their `test_fraction` and `seed`; files that have come or gone since are an error, so that a
+    test set never changes unnoticed. Files are read when they are asked for; `in_memory()` reads all of them once.
+
+    Only coordinates are taken. Meshes are sampled on their surface, always at the same points; clouds keep their size.
+
+    Args:
+        root: the folder with one folder per class. Hidden files and other kinds are passed over; .bin files are too, as
+            they do not say how many values a point has.
+        split: which part; "all" for both, which neither needs nor writes a split.
+        test_fraction: share of each class that goes to the test set, in [0, 1).
+        split_file: where the split is kept; None: `root/split.json`. Needed where root cannot be written.
+        num_points: points drawn from each mesh.
+        transform: applied to each sample when it is fetched.
+        seed: of the split, of the points drawn, and of the transform.
+
+    Raises:
+        FileFormatError: there are no classes or files; the split does not fit the files, or cannot be written; or, on
+            fetching, a file is broken.
+        ValueError: split is none of the three, or the fraction is out of range.
+    """
+    if split not in ("train", "test", "all"):
+        raise ValueError(f"split must be 'train', 'test' or 'all', got {split!r}")
+    root = Path(root)
+    classes, files = _files(root)
+    chosen = files
+    if split != "all":
+        path = Path(split_file) if split_file is not None else root / SPLIT_FILE
+        if path.exists():
+            record = _read_split(path, classes, files)
+        else:
+            record = _draw_split(classes, files, test_fraction, seed)
+            _write_split(path, record)
+        chosen = record[split]
+    labels = [classes.index(name.split("/")[0]) for name in chosen]
+    place = {name: i for i, name in enumerate(files)}  # so that a file gives the same points in every split
+
+    def read(index: int) -> Sample:
+        name = chosen[index]
+        generator = generator_for(seed, place[name])
+        points = read_points(root / name, num_points=num_points, generator=generator)[:, :3]
+        return sample_from(points, label=labels[index], name=name, path=root / name)
+
+    return CloudDataset(LazySamples(len(chosen), read), labels, classes, transform=transform, seed=seed)
+
+
+def _files(root: Path) -> tuple[list[str], list[str]]:
+    """Class names, and all files as "class/file", sorted."""
+    if not root.is_dir():
+        raise FileFormatError(root, "there is no such folder")
+    folders = sorted(folder for folder in root.iterdir() if folder.is_dir() and not folder.name.startswith("."))
+    if not folders:
+        raise FileFormatError(root, "there should be one folder per class in it, but there is none")
+    files = []
+    for folder in folders:
+        inside = sorted(
+            file for file in folder.iterdir() if file.suffix.lower() in _SUFFIXES and not file.name.startswith(".")
+        )
+        if not inside:
+            hint = (
+                "; this looks like ModelNet's own layout: modelnet_off reads it" if (folder / "train").is_dir() else ""
+            )
+            raise FileFormatError(folder, f"there is no file that ends in one of {' '.join(_SUFFIXES)}{hint}")
+        files += [f"{folder.name}/{file.name}" for file in inside]
+    return [folder.name for folder in folders], files
+
+
+def _draw_split(classes: list[str], files: list[str], fraction: float, seed: int) -> dict[str, Any]:
+    labels = np.array([classes.index(name.split("/")[0]) for name in files])
+    test = stratified_split(labels, fraction, seed)
+    return {
+        "version": 1,
+        "seed": seed,
+        "test_fraction": fraction,
+        "classes": classes,
+        "train": [name for name, held in zip(files, test) if not held],
+        "test": [name for name, held in zip(files, test) if held],
+    }
+
+
+def _write_split(path: Path, record: dict[str, Any]) -> None:
+    try:
+        replace_file(path, (json.dumps(record, indent=1) + "\n").encode())
+    except OSError as error:
+        raise FileFormatError(
+            path, f"the split cannot be written here ({error.strerror}); give another place with split_file="
+        ) from None
+
+
+def _read_split(path: Path, classes: list[str], files: list[str]) -> dict[str, Any]:
+    try:
+        record = json.loads(path.read_text("utf-8"))
+        recorded = [*record["train"], *record["test"]]
+        whole = record["version"] == 1 and record["classes"] == classes and all(isinstance(n, str) for n in recorded)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise FileFormatError(path, f"this is not a recorded split: {type(error).__name__} {error}") from None
+    if not whole or len(set(recorded)) != len(recorded):
+        raise FileFormatError(
+            path,
+            "the recorded split is of another version, has other classes, or names a file twice; delete it to draw one",
+        )
+    gone, new = sorted(set(recorded) - set(files)), sorted(set(files) - set(recorded))
+    if gone or new:
+        raise FileFormatError(
+            path,
+            f"{len(gone)} files of the recorded split are gone and {len(new)} are new, first {(gone + new)[0]!r};"
+            " delete the split file to draw a new one",
+        )
+    return record
