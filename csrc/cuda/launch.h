@@ -16,8 +16,13 @@ constexpr unsigned kFullWarp = 0xffffffffu;
 
 #ifndef PCT_CUDA_EMULATION
 
+// More than 48 KiB of dynamic shared memory must be asked for; every GPU since Turing has 64 KiB for a block.
 #define PCT_LAUNCH(kernel, grid, block, shared_bytes, stream, ...)                      \
   do {                                                                                  \
+    if ((shared_bytes) > 48 * 1024)                                                     \
+      ::pct::check_cuda(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, \
+                                             static_cast<int>(shared_bytes)),           \
+                        #kernel, __LINE__);                                             \
     kernel<<<(grid), (block), (shared_bytes), (stream)>>>(__VA_ARGS__);                 \
     ::pct::check_cuda(cudaGetLastError(), #kernel, __LINE__);                           \
   } while (0)

@@ -21,7 +21,7 @@ namespace emulation {
 namespace {
 
 constexpr int kMaxThreads = 1024;                     // per block, as CUDA's
-constexpr int64_t kMaxSharedBytes = 48 * 1024;        // dynamic, without opting in to more
+constexpr int64_t kMaxSharedBytes = 64 * 1024;        // dynamic, on every GPU since Turing
 constexpr size_t kStackBytes = 128 * 1024, kPageBytes = 4096;
 constexpr uint32_t kGarbage = 0x7ffadbad;             // a NaN as float and, twice, as double; a huge index as integer
 constexpr int64_t kFenceBytes = 64;                   // behind dynamic shared memory: is it still garbage afterwards?

@@ -4,7 +4,7 @@
 // is a fiber; blocks run one after another on one OS thread; emulation.cpp schedules them and watches the rules of CUDA.
 // What is not here is not in the language: __activemask, inline PTX, cooperative groups, textures.
 #pragma once
-#include <cmath>
+#include <math.h>  // and not cmath: overloads for float and double without std::
 #include <cstddef>
 #include <cstdint>
 #include <cstring>

@@ -18,6 +18,7 @@ from torch import Tensor
 import pctransformer.ops  # noqa: F401  registers torch.ops.pctransformer
 from tests.cuda_emulation import build
 from tests.cuda_emulation.conftest import SCHEDULES
+from tests.ops import test_attention as attention
 from tests.ops.clouds import RAGGED_SIZES, hostile, offsets_of, ragged
 
 Cases = Iterator[tuple[str, tuple[Any, ...]]]
@@ -76,6 +77,35 @@ def curve_code() -> Cases:
                 yield f"{n} cells of {bits} bits, {dtype}", (cells, bits)
 
 
+# ---- attention -------------------------------------------------------------------------------------------------------
+def ragged_attention() -> Cases:
+    """Every size of tile, with and without bias table and mask, tables in shared and in global memory."""
+    sizes = attention.QUERY_SIZES, attention.KEY_SIZES
+    for dim, value_dim, window, causal, dtype in (
+        (5, 7, None, False, torch.float32),
+        (16, 3, (4, 3, 2), True, torch.float32),
+        (20, 32, (9, 9, 5), False, torch.float32),  # a table too large for shared memory
+        (64, 33, None, True, torch.float32),
+        (100, 128, (4, 3, 2), False, torch.float32),
+        (256, 1, (2, 1, 1), True, torch.float32),
+        (16, 16, (4, 3, 2), True, torch.float64),
+        (1, 256, (4, 3, 2), False, torch.float64),
+    ):
+        inputs = attention.features(*sizes, dim=dim, value_dim=value_dim, dtype=dtype)
+        extra = attention.bias(*inputs[:2], window) if window else {}
+        yield f"{dim}, {value_dim}, {window}, {causal}, {dtype}", attention.arguments(inputs, extra, causal)
+    for sizes in (([], []), ([0, 0], [0, 0]), ([0], [5]), ([5], [0]), ([1], [2])):
+        inputs = attention.features(*sizes)
+        yield f"{sizes}", attention.arguments(inputs, attention.bias(*inputs[:2]))
+
+
+def ragged_attention_backward() -> Cases:
+    for name, arguments in ragged_attention():
+        output, logsumexp = torch.ops.pctransformer.ragged_attention(*arguments)
+        grad_output = torch.randn(output.shape, generator=torch.Generator().manual_seed(1), dtype=output.dtype)
+        yield name, (grad_output, *arguments[:3], output, logsumexp, *arguments[3:])
+
+
 @dataclass(frozen=True)
 class Operator:
     cases: Callable[[], Cases]
@@ -88,6 +118,9 @@ OPERATORS = {
     "knn": Operator(knn),
     "morton_code": Operator(curve_code),
     "hilbert_code": Operator(curve_code),
+    # float32 sums of some hundred products in another order, with fused multiply-adds
+    "ragged_attention": Operator(ragged_attention, tolerance=1e-5),
+    "ragged_attention_backward": Operator(ragged_attention_backward, tolerance=1e-5),
 }
 
 
@@ -154,3 +187,41 @@ def test_knn_never_finds_nan_and_a_nan_query_finds_nothing(emulation):
     assert torch.equal(index[others], expected[others])
     assert (index[5] == -1).all()
     assert (squared_distance[5] == torch.inf).all()
+
+
+def test_coordinates_outside_the_window_count_as_its_border(emulation):
+    query, key, value, *offsets = attention.features()
+    extra = attention.bias(query, key, (3, 2, 2))
+    names = "query_coordinates", "key_coordinates"
+    wild = [extra[name] + torch.randint(-5, 6, extra[name].shape).int() for name in names]
+    tame = [torch.minimum(x.clamp_min(0), torch.tensor([2, 1, 1], dtype=torch.int32)) for x in wild]
+    run = emulation.operators.ragged_attention
+    ours, expected = (run(query, key, value, *offsets, extra["bias_table"], *x, 1.0, False)[0] for x in (wild, tame))
+    assert torch.equal(ours, expected)
+
+
+def test_nan_features_stay_in_their_sequence_and_head(emulation):
+    query, key, value, *offsets = attention.features([40, 40, 40], [50, 50, 50], heads=3)
+    run = emulation.operators.ragged_attention
+    clean = run(*attention.arguments((query, key, value, *offsets), {}))[0]
+    for features in (query, key, value):
+        dirty = features.clone()
+        dirty[60, 1] = torch.nan
+        inputs = (*(dirty if x is features else x for x in (query, key, value)), *offsets)
+        output = run(*attention.arguments(inputs, {}))[0]
+        touched = torch.zeros(120, 3, dtype=torch.bool)
+        touched[slice(60, 61) if features is query else slice(40, 80), 1] = True
+        assert output[touched].isnan().all()
+        assert torch.equal(output[~touched], clean[~touched])
+
+
+# ---- results that do not depend on the order in which threads run, to the last bit -----------------------------------
+def test_gradients_of_attention_are_the_same_on_every_run(emulation):
+    """The bias table's gradient is summed with atomics, from many blocks."""
+    for case, arguments in ragged_attention_backward():
+        gradients = []
+        for schedule in SCHEDULES.values():
+            emulation.schedule(*schedule)
+            gradients.append(emulation.operators.ragged_attention_backward(*arguments))
+        for other in gradients[1:]:
+            assert all(torch.equal(a, b) for a, b in zip(gradients[0], other)), case
