@@ -1,5 +1,5 @@
-// A neighbour as one number: its squared distance above, its row below. Squared distances are not negative, so their bits
-// order as they do, and one comparison puts the nearer first and of equally far ones the lower row.
+// A neighbour as one number: its squared distance above, its row below. Squared distances are not negative, so their
+// bits order as they do, and one comparison puts the nearer first and of equally far ones the lower row.
 #pragma once
 #include <cstdint>
 #include <cstring>

@@ -1,9 +1,10 @@
 // A tree of boxes over one cloud, sixteen wide: what searches on the CPU walk.
 //
 // The points are laid along a Hilbert curve and cut into blocks of sixteen, one vector register per coordinate; sixteen
-// blocks make a node, sixteen nodes the next higher node, and so on up to one root (a packed R-tree: Kamel and Faloutsos,
-// "On packing R-trees", 1993). Child c of node i is number 16 i + c of the level below: there are no pointers. Building is
-// a radix sort, several times cheaper than the median splits of a kd-tree, and a query tests sixteen boxes at once.
+// blocks make a node, sixteen nodes the next higher node, and so on up to one root (a packed R-tree: Kamel and
+// Faloutsos, "On packing R-trees", 1993). Child c of node i is number 16 i + c of the level below: there are no
+// pointers. Building is a radix sort, cheaper than the median splits of a kd-tree, and a query tests sixteen boxes at
+// once.
 #pragma once
 #include <algorithm>
 #include <cmath>
@@ -43,7 +44,8 @@ constexpr int64_t kRadixFrom = 200;  // below, comparisons beat counting
 constexpr int64_t kCrowd = 128;  // points in one cell that are worth a finer curve of their own
 
 // Sets the codes of n items from the places of their rows in the cube at `low`.
-PCT_CLONES static void set_codes(const float* xyz, const float* low, float cells_per_metre, uint64_t* items, int64_t n) {
+PCT_CLONES static void set_codes(const float* xyz, const float* low, float cells_per_metre, uint64_t* items,
+                                 int64_t n) {
   constexpr int kLanes = 64;
   float place[3][kLanes] = {};
   uint32_t cell[3][kLanes];
@@ -55,8 +57,10 @@ PCT_CLONES static void set_codes(const float* xyz, const float* low, float cells
       for (int i = 0; i < kLanes; ++i) cell[a][i] = static_cast<int32_t>(place[a][i] * cells_per_metre);
     for (int bit = kBits - 1; bit > 0; --bit)
       for (int i = 0; i < kLanes; ++i) undo_turn(cell[0][i], cell[1][i], cell[2][i], bit);
-    for (int i = 0; i < count; ++i)
-      items[begin + i] = gray_to_binary(interleave_bits(cell[0][i], cell[1][i], cell[2][i])) << 32 | row_of(items[begin + i]);
+    for (int i = 0; i < count; ++i) {
+      const uint64_t code = gray_to_binary(interleave_bits(cell[0][i], cell[1][i], cell[2][i]));
+      items[begin + i] = code << 32 | row_of(items[begin + i]);
+    }
   }
 }
 
@@ -76,8 +80,8 @@ inline void sort_items(uint64_t* items, uint64_t* scratch, int64_t n) {
   std::copy(items, items + n, scratch);  // three passes ended in the other array
 }
 
-// Lays items (in ascending rows) along the curve. A cell that is crowded, for far outliers have made the cube large, gets a
-// finer curve of its own. Ends because the outermost points of a range always fall into different cells.
+// Lays items (in ascending rows) along the curve. A crowded cell (a far outlier has made the cube large) gets a finer
+// curve of its own. Ends because the outermost points of a range always fall into different cells.
 inline void lay(const float* xyz, uint64_t* items, uint64_t* scratch, int64_t n) {
   float low[3], high[3];
   for (int a = 0; a < 3; ++a) low[a] = std::numeric_limits<float>::infinity(), high[a] = -low[a];
@@ -157,8 +161,10 @@ class BoxTree {
  private:
   static std::vector<BoxNode> empty_nodes(int64_t boxes) {
     BoxNode empty;
-    for (int a = 0; a < 3; ++a)
-      for (int i = 0; i < kWidth; ++i) empty.low[a][i] = std::numeric_limits<float>::infinity(), empty.high[a][i] = -empty.low[a][i];
+    for (int a = 0; a < 3; ++a) {
+      std::fill(empty.low[a], empty.low[a] + kWidth, std::numeric_limits<float>::infinity());
+      std::fill(empty.high[a], empty.high[a] + kWidth, -std::numeric_limits<float>::infinity());
+    }
     std::fill(empty.row, empty.row + kWidth, kNoRow);
     return std::vector<BoxNode>((boxes + kWidth - 1) / kWidth, empty);
   }

@@ -14,7 +14,7 @@
 #include "cpu/simd.h"
 #include "cpu/values.h"
 
-#if defined(__x86_64__) && defined(__GNUC__)
+#if defined(__x86_64__) && defined(__GNUC__) && !defined(PCT_PORTABLE)
 #pragma GCC diagnostic push
 #pragma GCC diagnostic ignored "-Wuninitialized"  // GCC 12 warns about its own header
 #pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
@@ -59,8 +59,8 @@ struct Nearest {
   }
 };
 
-// The squared distance from `other` within which a query at `xyz` found k points, carried over to `other` by the triangle
-// inequality. Distances are rounded, so a little is added.
+// A query at `xyz` found k points within this squared distance: by the triangle inequality, the squared distance
+// within which they are of `other`. Distances are rounded, so a little is added.
 float carry_over(const float* xyz, float distance, const float* other) {
   const double x = double(xyz[0]) - other[0], y = double(xyz[1]) - other[1], z = double(xyz[2]) - other[2];
   const double radius = std::sqrt(double(distance)) + std::sqrt(squared_norm(x, y, z));
@@ -68,8 +68,8 @@ float carry_over(const float* xyz, float distance, const float* other) {
   return within < 3e38 ? static_cast<float>(within) : std::numeric_limits<float>::infinity();
 }
 
-// What depends on the instruction set: `reach` tests the sixteen boxes of a node, `scan` searches the points below a node of
-// the lowest level, `finish` completes the keys.
+// What depends on the instruction set: `reach` tests the sixteen boxes of a node, `scan` searches the points below a
+// node of the lowest level, `finish` completes the keys.
 struct Portable {
   PCT_CLONES static unsigned reach(const BoxNode& node, const Nearest& nearest, float* distance) {
     for (int i = 0; i < kWidth; ++i) {
@@ -114,8 +114,9 @@ struct Portable {
 };
 
 #ifdef PCT_AVX512
-// The same with sixteen lanes at a time. Points within the bound are compressed into a short queue; sixteen of it are sorted in
-// two registers and pass through the runs of keys from the lowest on: a run keeps the lower half of both, hands on the upper.
+// The same with sixteen lanes at a time. Points within the bound are compressed into a short queue; sixteen of it are
+// sorted in two registers and pass through the runs of keys from the lowest on: a run keeps the lower half of both,
+// and hands on the upper.
 struct Avx512 {
   PCT_AVX512 static __m512 box_distance(const BoxNode& node, __m512 x, __m512 y, __m512 z) {
     return norm(outside(node, 0, x), outside(node, 1, y), outside(node, 2, z));
@@ -143,17 +144,20 @@ struct Avx512 {
   }
 
   PCT_AVX512 static void scan(const BoxNode& node, const PointBlock* blocks, Nearest& nearest) {
-    const __m512 x = _mm512_set1_ps(nearest.query[0]), y = _mm512_set1_ps(nearest.query[1]), z = _mm512_set1_ps(nearest.query[2]);
+    const __m512 x = _mm512_set1_ps(nearest.query[0]), y = _mm512_set1_ps(nearest.query[1]),
+                 z = _mm512_set1_ps(nearest.query[2]);
     __m512 bound = _mm512_set1_ps(nearest.bound);
     int waiting = nearest.waiting;
     for (unsigned open = wanted(box_distance(node, x, y, z), node, nearest); open; open &= open - 1) {
       const PointBlock& block = blocks[__builtin_ctz(open)];
-      const __m512 distance = norm(_mm512_sub_ps(x, _mm512_load_ps(block.xyz[0])), _mm512_sub_ps(y, _mm512_load_ps(block.xyz[1])),
-                                   _mm512_sub_ps(z, _mm512_load_ps(block.xyz[2])));
+      const __m512 distance =
+          norm(_mm512_sub_ps(x, _mm512_load_ps(block.xyz[0])), _mm512_sub_ps(y, _mm512_load_ps(block.xyz[1])),
+               _mm512_sub_ps(z, _mm512_load_ps(block.xyz[2])));
       const __mmask16 near = _mm512_cmp_ps_mask(distance, bound, _CMP_LE_OQ);
       // compressed in a register: compressing into memory is slow on some processors
       _mm512_storeu_ps(nearest.waiting_distance + waiting, _mm512_maskz_compress_ps(near, distance));
-      _mm512_storeu_si512(nearest.waiting_row + waiting, _mm512_maskz_compress_epi32(near, _mm512_load_epi32(block.row)));
+      _mm512_storeu_si512(nearest.waiting_row + waiting,
+                          _mm512_maskz_compress_epi32(near, _mm512_load_epi32(block.row)));
       waiting += __builtin_popcount(near);
       if (waiting < kWidth) continue;
       merge(kWidth, nearest);
@@ -166,9 +170,7 @@ struct Avx512 {
     nearest.waiting = waiting;
   }
 
-  PCT_AVX512 static void finish(Nearest& nearest) {
-    merge(nearest.waiting, nearest);
-  }
+  PCT_AVX512 static void finish(Nearest& nearest) { merge(nearest.waiting, nearest); }
 
   // One step of a bitonic network: lane i meets lane i ^ kStep; lanes in kUpper keep the higher key.
   template <int kStep, unsigned kUpper>
@@ -200,7 +202,8 @@ struct Avx512 {
     const __m512i distance = _mm512_load_si512(nearest.waiting_distance), row = _mm512_load_si512(nearest.waiting_row);
     const unsigned unused = 0xffffu << count;
     __m512i a = sort<true>(keys_of(_mm512_castsi512_si256(distance), _mm512_castsi512_si256(row), unused));
-    __m512i b = sort<false>(keys_of(_mm512_extracti64x4_epi64(distance, 1), _mm512_extracti64x4_epi64(row, 1), unused >> 8));
+    __m512i b = sort<false>(
+        keys_of(_mm512_extracti64x4_epi64(distance, 1), _mm512_extracti64x4_epi64(row, 1), unused >> 8));
     __m512i first = sort_bitonic<true>(_mm512_max_epu64(a, b)), second = sort_bitonic<true>(_mm512_min_epu64(a, b));
     for (int run = 0; run < nearest.runs; ++run) {
       uint64_t* keys = nearest.keys + kWidth * run;
@@ -210,7 +213,8 @@ struct Avx512 {
       _mm512_store_si512(keys + 8, sort_bitonic<false>(_mm512_max_epu64(low_a, low_b)));
       if (run + 1 == nearest.runs) break;
       const __m512i high_a = _mm512_max_epu64(a, first), high_b = _mm512_max_epu64(b, second);
-      first = sort_bitonic<true>(_mm512_max_epu64(high_a, high_b)), second = sort_bitonic<true>(_mm512_min_epu64(high_a, high_b));
+      first = sort_bitonic<true>(_mm512_max_epu64(high_a, high_b));
+      second = sort_bitonic<true>(_mm512_min_epu64(high_a, high_b));
     }
   }
 };
@@ -240,8 +244,8 @@ PCT_CLONES void write(const uint64_t* keys, int k, int64_t first_row, int64_t* i
 
 // Queries order[from] to order[to] of one cloud.
 template <class Isa>
-void search(const BoxTree& tree, const uint64_t* order, int64_t from, int64_t to, const float* queries, int64_t first_row,
-            Nearest& nearest, int64_t* index, float* distance) {
+void search(const BoxTree& tree, const uint64_t* order, int64_t from, int64_t to, const float* queries,
+            int64_t first_row, Nearest& nearest, int64_t* index, float* distance) {
   const int k = nearest.k;
   const float* previous = nullptr;
   for (int64_t i = from; i < to; ++i) {
@@ -295,8 +299,8 @@ void knn_float(const Batch& batch, const float* xyz, const float* queries, int64
     int64_t b = std::upper_bound(query_rows, query_rows + clouds + 1, from) - query_rows - 1;
     for (; from < to; ++b) {
       const int64_t first = query_rows[b], end = std::min(to, query_rows[b + 1]);
-      search(prepared[b].tree, prepared[b].order.data(), from - first, end - first, queries + 3 * first, rows[b], nearest,
-             index + k * first, distance + k * first);
+      search(prepared[b].tree, prepared[b].order.data(), from - first, end - first, queries + 3 * first, rows[b],
+             nearest, index + k * first, distance + k * first);
       from = end;
     }
   });

@@ -2,6 +2,7 @@
 #pragma once
 #include <cmath>
 #include <cstdint>
+#include <numeric>
 
 #include "torch_abi.h"
 
@@ -24,9 +25,13 @@ inline void check_offset_values(const int64_t* offsets, int64_t clouds, int64_t 
 // no NaN and no infinity among n values; `columns` turns a position into a row for the message
 template <class T>
 inline void check_finite(const T* values, int64_t n, int64_t columns, const char* op, const char* name) {
-  T sum = 0;  // 0 * x is 0 for finite x and NaN otherwise: one vectorised pass without branches
-  for (int64_t i = 0; i < n; ++i) sum += values[i] * T(0);
-  if (sum == T(0)) return;
+  // 0 * x is 0 for finite x and NaN otherwise; several sums, so that the pass is vectorised
+  constexpr int kSums = 32;
+  T sums[kSums] = {};
+  for (int64_t i = 0; i + kSums <= n; i += kSums)
+    for (int lane = 0; lane < kSums; ++lane) sums[lane] += values[i + lane] * T(0);
+  for (int64_t i = n - n % kSums; i < n; ++i) sums[0] += values[i] * T(0);
+  if (std::accumulate(sums, sums + kSums, T(0)) == T(0)) return;
   for (int64_t i = 0; i < n; ++i)
     PCT_VALUE_CHECK(std::isfinite(values[i]), op, ": ", name, " holds NaN or infinity, first in row ", i / columns,
                     "; drop such rows, for instance with xyz[xyz.isfinite().all(1)]");

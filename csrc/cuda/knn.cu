@@ -1,10 +1,12 @@
 // The k nearest points on CUDA: one warp per query walks a tree of boxes, thirty-two wide, over the packed points.
 //
-// The points are laid along a Hilbert curve, cloud after cloud, and cut into blocks of 32; 32 blocks make a node, 32 nodes the
-// next higher node. A cloud is a range of places in that order; blocks at its ends may hold points of its neighbours too,
-// which are passed over. Small clouds keep the order of their rows: the same walk is then a search through all points.
-// The tree is that of cpu/box_tree.h, and neighbours are the same 64-bit keys, so both give the same rows.
+// The points are laid along a Hilbert curve, cloud after cloud, and cut into blocks of 32; 32 blocks make a node, 32
+// nodes the next higher node. A cloud is a range of places in that order; blocks at its ends may hold points of its
+// neighbours too, which are passed over. Small clouds keep the order of their rows: the same walk is then a search
+// through all points. The tree is that of cpu/box_tree.h, and neighbours are the same 64-bit keys, so both give the
+// same rows.
 #include <algorithm>
+#include <iterator>
 
 #include "checks.h"
 #include "common/curves.h"
@@ -119,7 +121,8 @@ __device__ uint64_t box_key(const Box& box, const float* query) {
   return neighbor_key(squared_norm(outside[0], outside[1], outside[2]), box.row);
 }
 
-// Bitonic networks over the lanes of a warp. Keys that rise to the middle and then fall, or the reverse, become ascending.
+// Bitonic networks over the lanes of a warp. Keys that rise to the middle and then fall, or the reverse, become
+// ascending.
 __device__ uint64_t exchange(uint64_t key, int step, bool keep_lower) {
   const uint64_t other = __shfl_xor_sync(kFullWarp, key, step);
   return (other < key) == keep_lower ? other : key;
@@ -137,7 +140,8 @@ __device__ uint64_t sort(uint64_t key, int lane) {
   return sort_bitonic(key, lane);
 }
 
-// The nearest points of one query so far: key number 32 run + lane is in this lane.
+// The nearest points of one query so far: key number 32 run + lane is in this lane. 32 (kRuns - 1) < k <= 32 kRuns.
+// Loops over runs are unrolled, so that the keys stay in registers.
 template <int kRuns>
 struct Nearest {
   uint64_t keys[kRuns];
@@ -180,15 +184,15 @@ struct Nearest {
       const uint64_t upper = reversed < keys[run] ? keys[run] : reversed;
       keys[run] = sort_bitonic(lower, lane);
       if (run + 1 < kRuns) fresh = sort_bitonic(upper, lane);
-      if (run == (k - 1) / 32) bound = __shfl_sync(kFullWarp, keys[run], (k - 1) % 32);
     }
+    bound = __shfl_sync(kFullWarp, keys[kRuns - 1], (k - 1) % 32);
   }
 };
 
 template <int kRuns>
-__global__ void knn_kernel(Tree tree, const int64_t* __restrict__ offsets, const float* __restrict__ queries, int64_t m,
-                           const int64_t* __restrict__ query_offsets, int64_t clouds, int k, int64_t* __restrict__ index,
-                           float* __restrict__ distance) {
+__global__ void knn_kernel(Tree tree, const int64_t* __restrict__ offsets, const float* __restrict__ queries,
+                           int64_t m, const int64_t* __restrict__ query_offsets, int64_t clouds, int k,
+                           int64_t* __restrict__ index, float* __restrict__ distance) {
   __shared__ uint64_t queues[kWarps][64];
   const int lane = threadIdx.x % 32;
   const int64_t q = int64_t(blockIdx.x) * kWarps + threadIdx.x / 32;
@@ -200,8 +204,8 @@ __global__ void knn_kernel(Tree tree, const int64_t* __restrict__ offsets, const
   Nearest<kRuns> nearest(k, lane, queues[threadIdx.x / 32]);
 
   if (finite(query) && begin < end) {
-    // The walk begins at the lowest level at which the cloud has at most 32 boxes. Per level every lane holds one box of the
-    // node under way, and its key until it has been visited.
+    // The walk begins at the lowest level at which the cloud has at most 32 boxes. Per level every lane holds one box
+    // of the node under way, and its key until it has been visited.
     uint64_t open[kMaxLevels];
     int64_t first[kMaxLevels];
     const auto enter = [&](int level, int64_t child) {
@@ -252,8 +256,9 @@ __global__ void knn_kernel(Tree tree, const int64_t* __restrict__ offsets, const
 
 // float64 has no fast path: one thread per query meets every point and keeps its list in the results.
 __global__ void knn_double_kernel(const double* __restrict__ xyz, int64_t n, const int64_t* __restrict__ offsets,
-                                  const double* __restrict__ queries, int64_t m, const int64_t* __restrict__ query_offsets,
-                                  int64_t clouds, int k, int64_t* __restrict__ index, double* __restrict__ distance) {
+                                  const double* __restrict__ queries, int64_t m,
+                                  const int64_t* __restrict__ query_offsets, int64_t clouds, int k,
+                                  int64_t* __restrict__ index, double* __restrict__ distance) {
   const int64_t q = int64_t(blockIdx.x) * kThreads + threadIdx.x;
   if (q >= m) return;
   const int64_t cloud = cloud_of(query_offsets, clouds, q);
@@ -291,13 +296,14 @@ TreeMemory build_tree(const Tensor& xyz, const Tensor& offsets, cudaStream_t str
     while (clouds > int64_t(1) << cloud_bits) ++cloud_bits;
     const int axis_bits = std::min(kMaxAxisBits, (32 - cloud_bits) / 3);
     Tensor bounds = bound_clouds(xyz, offsets, stream), keys = empty({n}, int32(), xyz);
-    PCT_LAUNCH(number_points_kernel, blocks_for(n, kThreads), kThreads, 0, stream, coordinates, n, offsets.data<int64_t>(),
-               clouds, words(bounds), axis_bits, words(keys));
+    PCT_LAUNCH(number_points_kernel, blocks_for(n, kThreads), kThreads, 0, stream, coordinates, n,
+               offsets.data<int64_t>(), clouds, words(bounds), axis_bits, words(keys));
     rows = stable_sort(std::move(keys), cloud_bits + 3 * axis_bits, stream).rows;
   }
   int64_t counts[kMaxLevels], boxes = 0;
   int levels = 0;
-  for (int64_t count = n; levels == 0 || count > 32; boxes += counts[levels++]) counts[levels] = count = (count + 31) / 32;
+  for (int64_t count = n; levels == 0 || count > 32; boxes += counts[levels++])
+    counts[levels] = count = (count + 31) / 32;
   static_assert(sizeof(TreePoint) == 16 && sizeof(Box) == 32);
   TreeMemory memory{empty({n, 4}, float32(), xyz), empty({boxes, 8}, float32(), xyz), {}};
   TreePoint* points = reinterpret_cast<TreePoint*>(memory.points.mutable_data<float>());
@@ -308,8 +314,8 @@ TreeMemory build_tree(const Tensor& xyz, const Tensor& offsets, cudaStream_t str
       PCT_LAUNCH(bound_blocks_kernel, blocks_for(counts[0], kWarps), kThreads, 0, stream, coordinates, n,
                  sorted ? words(rows) : nullptr, points, box);
     else
-      PCT_LAUNCH(bound_nodes_kernel, blocks_for(counts[level], kWarps), kThreads, 0, stream, memory.tree.boxes[level - 1],
-                 counts[level - 1], box);
+      PCT_LAUNCH(bound_nodes_kernel, blocks_for(counts[level], kWarps), kThreads, 0, stream,
+                 memory.tree.boxes[level - 1], counts[level - 1], box);
     memory.tree.boxes[level] = box;
     box += counts[level];
   }
@@ -331,15 +337,12 @@ std::tuple<Tensor, Tensor> knn_cuda(const Tensor& xyz, const Tensor& offsets, co
     return {std::move(index), std::move(distance)};
   }
   const TreeMemory memory = build_tree(xyz, offsets, device.stream());
-  const auto search = [&](auto kernel) {
-    PCT_LAUNCH(kernel, blocks_for(m, kWarps), kThreads, 0, device.stream(), memory.tree, rows, query_xyz.data<float>(), m,
-               query_rows, clouds, static_cast<int>(k), index.mutable_data<int64_t>(), distance.mutable_data<float>());
-  };
-  static_assert(kMaxNeighbors == 8 * 32);
-  if (k <= 32) search(&knn_kernel<1>);
-  else if (k <= 64) search(&knn_kernel<2>);
-  else if (k <= 128) search(&knn_kernel<4>);
-  else search(&knn_kernel<8>);
+  constexpr decltype(&knn_kernel<1>) kernels[] = {knn_kernel<1>, knn_kernel<2>, knn_kernel<3>, knn_kernel<4>,
+                                                  knn_kernel<5>, knn_kernel<6>, knn_kernel<7>, knn_kernel<8>};
+  static_assert(std::size(kernels) == kMaxNeighbors / 32);
+  PCT_LAUNCH(kernels[(k - 1) / 32], blocks_for(m, kWarps), kThreads, 0, device.stream(), memory.tree, rows,
+             query_xyz.data<float>(), m, query_rows, clouds, static_cast<int>(k), index.mutable_data<int64_t>(),
+             distance.mutable_data<float>());
   return {std::move(index), std::move(distance)};
 }
 

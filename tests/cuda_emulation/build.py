@@ -68,10 +68,10 @@ def _compile(source: Path, flags: list[str], headers: bytes) -> Path:
     return _make(["g++", *flags, *language, "-c", str(source)], OUTPUT / f"{source.stem}-{digest}.o")
 
 
-def build(name: str, sources: Sequence[Path], namespace: str) -> Path:
+def build(name: str, sources: Sequence[Path], namespace: str, more_flags: Sequence[str] = ()) -> Path:
     """Compile sources and the emulation into one library whose operators are `torch.ops.<namespace>.<operator>`."""
     OUTPUT.mkdir(parents=True, exist_ok=True)
-    flags = [*FLAGS, f'-DPCT_NAMESPACE="{namespace}"']
+    flags = [*FLAGS, f'-DPCT_NAMESPACE="{namespace}"', *more_flags]
     version = subprocess.run(["g++", "--version"], capture_output=True, check=True).stdout
     headers = version + b"".join(path.read_bytes() for path in [*sorted(CSRC.rglob("*.h")), HERE / "emulation.h"])
     with (OUTPUT / "lock").open("w") as lock:

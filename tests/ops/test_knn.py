@@ -4,6 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pctransformer.ops import _library, knn, reference
+from tests.cuda_emulation import build
 from tests.ops.clouds import hostile, offsets_of, packed_clouds, ragged
 
 OPERATOR = torch.ops.pctransformer.knn.default
@@ -226,6 +227,25 @@ def test_same_neighbours_whatever_the_number_of_threads():
         torch.set_num_threads(threads)
     assert torch.equal(one[0], three[0])
     assert torch.equal(one[1], three[1])
+
+
+@pytest.fixture(scope="module")
+def portable():
+    """knn without code for particular processors, as machines without AVX-512 run it."""
+    if reason := build.missing():
+        pytest.skip(reason)
+    sources = [build.CSRC / "library.cpp", build.CSRC / "cpu" / "knn.cpp"]
+    torch.ops.load_library(build.build("_portable_knn", sources, "pctransformer_portable_knn", ["-DPCT_PORTABLE"]))
+    return torch.ops.pctransformer_portable_knn.knn
+
+
+@pytest.mark.parametrize("k", [1, 16, 20, 256])
+def test_same_neighbours_without_avx512(portable, k):
+    batches = [(*ragged([3000, 0, 1, 700, 2]), *ragged([500, 3, 1, 0, 9], seed=1))]
+    batches += [(x, offsets_of([2000]), x[:200], offsets_of([200])) for x in hostile(2000).values()]
+    for batch in batches:
+        for ours, expected in zip(portable(*batch, k), reference.knn(*batch, k)):
+            assert torch.equal(ours, expected)
 
 
 @pytest.mark.cuda
