@@ -33,4 +33,15 @@ inline float ball_limit(double radius, bool closed) {
   return limit < FLT_MAX ? limit : FLT_MAX;
 }
 
+// A bound on how far along one axis a point inside such a ball can lie from its centre, square and difference both rounded.
+// Below 1e-22 squares vanish, and a closed ball holds all points around it.
+inline float ball_reach(double radius) {
+  const float reach = static_cast<float>(radius) * 1.000001f;
+  return reach > 1e-22f ? reach : 1e-22f;
+}
+
+// From where to where along one axis a ball around x can reach, whatever rounding did (one rounding errs by 2^-24).
+PCT_BOTH float ball_low(float x, float reach) { return (x - reach) - (fabsf(x) + reach) * 2.4e-7f; }
+PCT_BOTH float ball_high(float x, float reach) { return (x + reach) + (fabsf(x) + reach) * 2.4e-7f; }
+
 }  // namespace pct

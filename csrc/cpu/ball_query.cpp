@@ -229,25 +229,16 @@ void make_flat(const float* xyz, int64_t n, Grid& grid) {
   grid.begins = {0, static_cast<uint32_t>(n)};
 }
 
-// The positions a ball can reach along each axis, widened by what rounding may do. Cells are never narrower than `reach` or
-// than that widening, so a ball touches a few cells only.
-struct Reach {
-  float metres;
-  float below(float x) const { return (x - metres) - slack(std::abs(x) + metres); }
-  float above(float x) const { return (x + metres) + slack(std::abs(x) + metres); }
-  static float slack(float x) { return x * 2.4e-7f; }  // above 2^-22; one rounding errs by 2^-24
-};
-
-// Lays the grid over a flat cloud and counts the points of its cells; the points stay where they are.
-void lay_cells(const Reach& reach, Grid& grid, uint32_t* entries) {
+// Lays the grid over a flat cloud and counts the points of its cells; the points stay where they are. Cells are as wide as
+// the ball reaches, and wide enough for rounding not to matter, so a ball touches a few only.
+void lay_cells(float reach, Grid& grid, uint32_t* entries) {
   const float* axes[3] = {grid.points.x, grid.points.y, grid.points.z};
-  double extent[3], cell = reach.metres;
+  double extent[3], cell = reach;
   for (int axis = 0; axis < 3; ++axis) {
     float upper;
     find_range(axes[axis], grid.size, &grid.lower[axis], &upper);
     extent[axis] = double(upper) - grid.lower[axis];
-    cell = std::max({cell, extent[axis] / kMaxCellsPerAxis, 2.0 * Reach::slack(std::abs(upper)),
-                     2.0 * Reach::slack(std::abs(grid.lower[axis]))});
+    cell = std::max({cell, extent[axis] / kMaxCellsPerAxis, 1e-6 * std::abs(upper), 1e-6 * std::abs(grid.lower[axis])});
   }
   grid.cells_per_metre = static_cast<float>(1 / std::min(cell, 1e37));
   double cells = 1;
@@ -325,7 +316,7 @@ class Search {
         hits_(crowd_ + k_ + kShortRun + kBlock), set_(largest_cloud) {}
 
   // The first k rows inside the ball, ascending: how many, and where they lie until the next call.
-  int64_t find(const Grid& grid, const Ball& ball, const Reach& reach, const int32_t** rows) {
+  int64_t find(const Grid& grid, const Ball& ball, float reach, const int32_t** rows) {
     begin_ = end_ = hits_.data();
     bound_ = std::numeric_limits<int32_t>::max();
     sorted_ = true;
@@ -334,9 +325,9 @@ class Search {
       *rows = begin_;
       return std::min<int64_t>(end_ - begin_, k_);
     }
-    const int32_t x0 = grid.cell(0, reach.below(ball.x)), x1 = grid.cell(0, reach.above(ball.x));
-    const int32_t y0 = grid.cell(1, reach.below(ball.y)), y1 = grid.cell(1, reach.above(ball.y));
-    const int32_t z0 = grid.cell(2, reach.below(ball.z)), z1 = grid.cell(2, reach.above(ball.z));
+    const int32_t x0 = grid.cell(0, ball_low(ball.x, reach)), x1 = grid.cell(0, ball_high(ball.x, reach));
+    const int32_t y0 = grid.cell(1, ball_low(ball.y, reach)), y1 = grid.cell(1, ball_high(ball.y, reach));
+    const int32_t z0 = grid.cell(2, ball_low(ball.z, reach)), z1 = grid.cell(2, ball_high(ball.z, reach));
     // The query's own column first: it usually bounds the others.
     const int32_t own_x = grid.cell(0, ball.x), own_y = grid.cell(1, ball.y);
     scan_column(grid, own_x, own_y, z0, z1, ball);
@@ -384,7 +375,7 @@ Tensor ball_query_cpu(const Tensor& xyz, const Tensor& offsets, const Tensor& qu
   Tensor index = empty({m, k}, int64(), xyz);
   int64_t* out = index.mutable_data<int64_t>();
   const float limit = ball_limit(radius, closed);
-  const Reach reach{std::max(static_cast<float>(radius) * 1.000001f, 1e-22f)};
+  const float reach = ball_reach(radius);
 
   std::unique_ptr<float[]> sorted(new float[3 * (n + kBlock)]);
   std::unique_ptr<int32_t[]> sorted_rows(new int32_t[n + kBlock]);

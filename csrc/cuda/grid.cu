@@ -46,30 +46,30 @@ __global__ void bound_clouds_kernel(const float* __restrict__ xyz, int64_t n, co
 }
 
 __global__ void shape_clouds_kernel(const int64_t* __restrict__ offsets, int64_t clouds, int64_t n,
-                                    const uint32_t* __restrict__ box, float min_cell, float points_per_cell,
-                                    CloudCells* __restrict__ out) {
+                                    const uint32_t* __restrict__ box, float min_cell, CloudCells* __restrict__ out) {
   const int64_t b = int64_t(blockIdx.x) * kThreads + threadIdx.x;
   if (b >= clouds) return;
   const int64_t begin = offsets[b] < 0 ? 0 : offsets[b] > n ? n : offsets[b];
   const int64_t end = offsets[b + 1] < begin ? begin : offsets[b + 1] > n ? n : offsets[b + 1];
   CloudCells cloud;
   cloud.first = static_cast<uint32_t>(begin * kMaxCellsPerPoint);
-  cloud.cell = cloud.cells_per_metre = 0;
+  cloud.cells_per_metre = 0;
   for (int axis = 0; axis < 3; ++axis) cloud.lower[axis] = 0, cloud.shape[axis] = 0;
   if (end > begin && box[6 * b] != 0) {
-    const double most = fmin(double(end - begin) * kMaxCellsPerPoint, fmax(1.0, (end - begin) / double(points_per_cell)));
-    double extent[3];
+    const double most = double(end - begin) * kMaxCellsPerPoint;
+    double extent[3], farthest = 0;
     for (int axis = 0; axis < 3; ++axis) {
+      const double upper = from_ordered(box[6 * b + 3 + axis]);
       cloud.lower[axis] = -from_ordered(box[6 * b + axis]);
-      extent[axis] = double(from_ordered(box[6 * b + 3 + axis])) - cloud.lower[axis];
+      extent[axis] = upper - cloud.lower[axis];
+      farthest = fmax(farthest, fmax(fabs(upper), fabs(double(cloud.lower[axis]))));
     }
     // No cell below these bounds gives few enough cells: extents along one, two and three axes alone must fit.
     const double x = extent[0], y = extent[1], z = extent[2];
-    double cell = fmax(fmax(double(min_cell), fmax(x, fmax(y, z)) / most),
+    double cell = fmax(fmax(min_cell + 1e-6 * farthest, fmax(x, fmax(y, z)) / most),
                        fmax(sqrt(fmax(x * y, fmax(y * z, z * x)) / most), cbrt(x * y * z / most)));
     cell = fmin(fmax(cell, 1e-30), 1e30);
     while ((floor(x / cell) + 1) * (floor(y / cell) + 1) * (floor(z / cell) + 1) > most) cell *= 1.05;
-    cloud.cell = static_cast<float>(cell);
     cloud.cells_per_metre = static_cast<float>(1 / cell);
     for (int axis = 0; axis < 3; ++axis) cloud.shape[axis] = static_cast<int>(floor(extent[axis] / cell)) + 1;
   }
@@ -123,7 +123,7 @@ Tensor bound_clouds(const Tensor& xyz, const Tensor& offsets, cudaStream_t strea
   return box;
 }
 
-Grid build_grid(const Tensor& xyz, const Tensor& offsets, float min_cell, float points_per_cell, cudaStream_t stream) {
+Grid build_grid(const Tensor& xyz, const Tensor& offsets, float min_cell, cudaStream_t stream) {
   const int64_t n = xyz.size(0), count = offsets.size(0) - 1, cells = n * kMaxCellsPerPoint;
   PCT_CHECK(n < int64_t(1) << 31, "a grid holds at most 2^31 - 1 points, got ", n);
   constexpr int64_t kWords = sizeof(CloudCells) / sizeof(int32_t);
@@ -134,7 +134,7 @@ Grid build_grid(const Tensor& xyz, const Tensor& offsets, float min_cell, float 
   const float* points = xyz.data<float>();
   const int64_t* rows = offsets.data<int64_t>();
   PCT_LAUNCH(shape_clouds_kernel, blocks_for(count, kThreads), kThreads, 0, stream, rows, count, n, words(box), min_cell,
-             points_per_cell, clouds);
+             clouds);
   if (n > 0)
     PCT_LAUNCH(number_cells_kernel, blocks_for(n, kThreads), kThreads, 0, stream, points, n, rows, count, clouds,
                words(keys));

@@ -12,12 +12,11 @@ namespace pct {
 
 constexpr int kMaxCellsPerPoint = 2;
 
-struct CloudCells {     // the cells of one cloud
-  float lower[3];       // corner of its bounding box, metres
-  float cell;           // edge of a cell, metres
+struct CloudCells {  // the cells of one cloud
+  float lower[3];    // corner of its bounding box, metres
   float cells_per_metre;
-  int shape[3];         // cells along x, y and z; zeros for a cloud without finite points: it has no cell to ask for
-  uint32_t first;       // number of its first cell; they all lie below kMaxCellsPerPoint * N
+  int shape[3];      // cells along x, y and z; zeros for a cloud without finite points: it has no cell to ask for
+  uint32_t first;    // number of its first cell; they all lie below kMaxCellsPerPoint * N
 };
 
 struct alignas(16) CellPoint {
@@ -42,9 +41,8 @@ struct Grid {
   }
 };
 
-// The finest grid whose cells are at least min_cell metres wide and hold points_per_cell points or more on average over the
-// bounding box (1 / kMaxCellsPerPoint at least; surfaces leave most of their box empty). offsets (B + 1,), 2^31 points at most.
-Grid build_grid(const Tensor& xyz, const Tensor& offsets, float min_cell, float points_per_cell, cudaStream_t stream);
+// The finest grid whose cells are at least min_cell metres wide, and wide enough for rounding not to matter.
+Grid build_grid(const Tensor& xyz, const Tensor& offsets, float min_cell, cudaStream_t stream);
 
 // The cell coordinate of x along one axis. It never decreases with x, rounding included: whatever lies between a and b
 // is in a cell between cell_along(a) and cell_along(b). Positions outside the box, and NaN, count as its border cells.

@@ -68,6 +68,17 @@ def knn() -> Cases:
     yield "float64", (xyz.double(), offsets, xyz.double(), offsets, 7)
 
 
+def ball_query() -> Cases:
+    for name, search in searches():
+        for radius, k in [(0.3, 1), (1.0, 40), (2e5, 700)]:
+            for closed in (False, True):
+                yield f"{name}, radius {radius}, k = {k}", (*search, radius, k, closed, closed)
+    for name, xyz in hostile(4200).items():  # large enough for a grid, in which the second cloud is too small to use it
+        search = xyz, offsets_of([2400, 1800]), xyz[2340:2420], offsets_of([60, 20])
+        for radius, k in [(0.05, 3), (1.0, 70), (1e30, 5)]:
+            yield f"{name}, a grid, radius {radius}, k = {k}", (*search, radius, k, True, False)
+
+
 # ---- curves ----------------------------------------------------------------------------------------------------------
 def curve_code() -> Cases:
     for dtype in (torch.int32, torch.int64):
@@ -116,6 +127,7 @@ class Operator:
 OPERATORS = {
     "farthest_point_sample": Operator(farthest_point_sample),
     "knn": Operator(knn),
+    "ball_query": Operator(ball_query),
     "morton_code": Operator(curve_code),
     "hilbert_code": Operator(curve_code),
     # float32 sums of some hundred products in another order, with fused multiply-adds
@@ -187,6 +199,19 @@ def test_knn_never_finds_nan_and_a_nan_query_finds_nothing(emulation):
     assert torch.equal(index[others], expected[others])
     assert (index[5] == -1).all()
     assert (squared_distance[5] == torch.inf).all()
+
+
+@pytest.mark.parametrize("n", [80, 4200])
+def test_ball_query_never_finds_nan_and_a_nan_query_finds_nothing(emulation, n):
+    xyz, offsets = ragged([n - 30, 30])
+    xyz[3], xyz[n - 20, 1], xyz[20, 0] = torch.nan, torch.nan, torch.inf
+    query = xyz[:40].clone()
+    index = emulation.operators.ball_query(xyz, offsets, query, offsets_of([30, 10]), 1e25, 600, False, False)
+    first = [row for row in range(n - 30) if row not in (3, 20)]
+    second = [row for row in range(n - 30, n) if row != n - 20]
+    for q in range(40):
+        expected = [] if q in (3, 20) else first if q < 30 else second
+        assert index[q].tolist() == (expected + [-1] * 600)[:600]
 
 
 def test_coordinates_outside_the_window_count_as_its_border(emulation):
