@@ -199,16 +199,13 @@ def _operators() -> list[Finding]:
 
 def _data_folder() -> Finding:
     value = os.environ.get("PCTRANSFORMER_DATA")
-    folder = Path(value or "data").resolve()
-    origin = "from PCTRANSFORMER_DATA" if value else "PCTRANSFORMER_DATA is not set"
+    if not value:
+        return Finding("data folder", "info", "PCTRANSFORMER_DATA is not set; tests on real data look for shared/data")
+    folder = Path(value).resolve()
     if folder.is_dir():
-        return Finding("data folder", "info", f"{folder} ({origin})")
-    if value:
-        cost = "data sets are not found"
-        return Finding(
-            "data folder", "missing", f"{folder} does not exist ({origin})", cost=cost, install=f"mkdir -p {folder}"
-        )
-    return Finding("data folder", "info", f"none ({origin}); needed for real data sets only")
+        return Finding("data folder", "info", f"{folder} (PCTRANSFORMER_DATA)")
+    detail = f"{folder} (PCTRANSFORMER_DATA) does not exist"
+    return Finding("data folder", "missing", detail, cost="tests on real data skip", install=f"mkdir -p {folder}")
 
 
 def examine(imports: bool = False) -> list[Finding]:
