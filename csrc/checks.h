@@ -87,6 +87,80 @@ inline void check_ball_query(const Tensor& xyz, const Tensor& offsets, const Ten
   PCT_CHECK(k >= 1, op, ": k must be at least 1, got ", k);
 }
 
+// (N, C) values of a floating type
+inline void check_rows(const Tensor& values, const char* op, const char* name) {
+  PCT_CHECK(values.dim() == 2, op, ": ", name, " must be packed (N, C)");
+  const int32_t dtype = values.dtype();
+  PCT_CHECK(dtype == float32() || dtype == float64() || dtype == bfloat16() || dtype == float16(),
+            op, ": ", name, " must be float32, float64, bfloat16 or float16");
+  check_contiguous(values, op, name);
+}
+
+inline void check_like(const Tensor& tensor, const Tensor& like, const char* op, const char* name) {
+  PCT_CHECK(tensor.dtype() == like.dtype(), op, ": ", name, " has another dtype than the first argument");
+  check_same_device(like, tensor, op, name);
+}
+
+inline void check_gather(const Tensor& features, const Tensor& index) {
+  const char* op = "gather";
+  PCT_CHECK(features.dim() == 2, op, ": features must be packed (N, C)");
+  check_contiguous(features, op, "features");
+  check_index(index, 1, features, op, "index");
+}
+
+// weight of each of k neighbours, in the type that sums of features are kept in
+inline void check_weight(const Tensor& weight, const Tensor& features, const Tensor& index, const char* op) {
+  PCT_CHECK(weight.dim() == 2 && weight.size(0) == index.size(0) && weight.size(1) == index.size(1),
+            op, ": weight must have the shape of index");
+  PCT_CHECK(weight.dtype() == (features.dtype() == float64() ? float64() : float32()),
+            op, ": weight must be float32, or float64 for float64 features");
+  check_contiguous(weight, op, "weight");
+  check_same_device(features, weight, op, "weight");
+}
+
+inline void check_gather_backward(const Tensor& grad, const Tensor& index, const std::optional<Tensor>& weight,
+                                  int64_t rows) {
+  const char* op = "gather_backward";
+  check_rows(grad, op, "grad");
+  check_index(index, 2, grad, op, "index");
+  PCT_CHECK(index.size(0) == grad.size(0), op, ": index must have one row for each row of grad");
+  if (weight) check_weight(*weight, grad, index, op);
+  PCT_CHECK(rows >= 0, op, ": the number of rows is negative");
+}
+
+inline void check_group(const Tensor& xyz, const Tensor& query_xyz, const Tensor& index,
+                        const std::optional<Tensor>& features, double radius) {
+  const char* op = "group";
+  check_xyz(xyz, op, "xyz");
+  check_xyz(query_xyz, op, "query_xyz");
+  check_same_device(xyz, query_xyz, op, "query_xyz");
+  check_index(index, 2, xyz, op, "index");
+  PCT_CHECK(index.size(0) == query_xyz.size(0), op, ": index must have one row for each query");
+  if (features) {
+    check_rows(*features, op, "features");
+    check_same_device(xyz, *features, op, "features");
+    PCT_CHECK(features->size(0) == xyz.size(0), op, ": features must have one row for each point");
+  }
+  PCT_CHECK(radius > 0, op, ": radius must be positive");
+}
+
+inline void check_weighted_gather(const Tensor& features, const Tensor& index, const Tensor& weight) {
+  const char* op = "weighted_gather";
+  check_rows(features, op, "features");
+  check_index(index, 2, features, op, "index");
+  check_weight(weight, features, index, op);
+}
+
+inline void check_gather_dot(const Tensor& grad, const Tensor& features, const Tensor& index) {
+  const char* op = "gather_dot";
+  check_rows(grad, op, "grad");
+  check_rows(features, op, "features");
+  check_like(features, grad, op, "features");
+  PCT_CHECK(features.size(1) == grad.size(1), op, ": grad and features must have as many columns");
+  check_index(index, 2, grad, op, "index");
+  PCT_CHECK(index.size(0) == grad.size(0), op, ": index must have one row for each row of grad");
+}
+
 inline void check_curve(const Tensor& coordinates, int64_t bits, const char* op) {
   PCT_CHECK(coordinates.dim() == 2 && coordinates.size(1) == 3, op, ": coordinates must be (N, 3)");
   PCT_CHECK(coordinates.dtype() == int32() || coordinates.dtype() == int64(),
@@ -98,6 +172,54 @@ inline void check_curve(const Tensor& coordinates, int64_t bits, const char* op)
 inline void check_morton_code(const Tensor& coordinates, int64_t bits) { check_curve(coordinates, bits, "morton_code"); }
 
 inline void check_hilbert_code(const Tensor& coordinates, int64_t bits) { check_curve(coordinates, bits, "hilbert_code"); }
+
+inline void check_sort_index(const Tensor& index, int64_t size) {
+  check_index(index, 1, index, "sort_index", "index");
+  PCT_CHECK(size >= 0, "sort_index: size is negative");
+}
+
+// runs of `rows` rows, or of an order of these rows
+inline void check_runs(const Tensor& values, const Tensor& offsets, const std::optional<Tensor>& order, int64_t rows,
+                       const char* op) {
+  check_offsets(offsets, values, op, "offsets");
+  PCT_CHECK(rows >= 0, op, ": the number of rows is negative");
+  if (!order) return;
+  check_index(*order, 1, values, op, "order");
+  PCT_CHECK(order->size(0) == rows, op, ": order must hold every row once");
+}
+
+inline void check_segments(const char* op, const Tensor& values, const Tensor& offsets,
+                           const std::optional<Tensor>& order) {
+  check_rows(values, op, "values");
+  check_runs(values, offsets, order, values.size(0), op);
+}
+
+inline void check_segment_spread(const Tensor& values, const Tensor& offsets, const std::optional<Tensor>& order,
+                                 int64_t rows) {
+  const char* op = "segment_spread";
+  check_rows(values, op, "values");
+  check_runs(values, offsets, order, rows, op);
+  PCT_CHECK(values.size(0) == offsets.size(0) - 1, op, ": values must have one row for each segment");
+}
+
+inline void check_segment_max_backward(const Tensor& grad, const Tensor& argrow, const Tensor& offsets,
+                                       const std::optional<Tensor>& order, int64_t rows) {
+  const char* op = "segment_max_backward";
+  check_rows(grad, op, "grad");
+  check_runs(grad, offsets, order, rows, op);
+  check_index(argrow, 2, grad, op, "argrow");
+  PCT_CHECK(grad.size(0) == offsets.size(0) - 1 && argrow.size(0) == grad.size(0) && argrow.size(1) == grad.size(1),
+            op, ": grad and argrow must have one row for each segment");
+}
+
+inline void check_segment_softmax_backward(const Tensor& grad, const Tensor& softmax, const Tensor& offsets,
+                                           const std::optional<Tensor>& order) {
+  const char* op = "segment_softmax_backward";
+  check_segments(op, grad, offsets, order);
+  check_rows(softmax, op, "softmax");
+  check_like(softmax, grad, op, "softmax");
+  PCT_CHECK(softmax.size(0) == grad.size(0) && softmax.size(1) == grad.size(1), op, ": softmax must be shaped as grad");
+}
 
 // a table of relative position biases with the coordinates of queries and keys, or none of the three
 inline void check_bias(const Tensor& query, const Tensor& key, const std::optional<Tensor>& bias_table,

@@ -17,9 +17,27 @@ static const pct::Registration schemas([](pct::Library& library) {
       "ball_query(Tensor xyz, Tensor offsets, Tensor query_xyz, Tensor query_offsets, float radius, SymInt k, "
       "bool closed, bool pad_first) -> Tensor");
 
+  // grouping
+  library.define("gather(Tensor features, Tensor index) -> Tensor");
+  library.define("gather_backward(Tensor grad, Tensor index, Tensor? weight, SymInt rows) -> Tensor");
+  library.define("gather_dot(Tensor grad, Tensor features, Tensor index) -> Tensor");
+  library.define("group(Tensor xyz, Tensor query_xyz, Tensor index, Tensor? features, float radius) -> Tensor");
+  library.define("weighted_gather(Tensor features, Tensor index, Tensor weight) -> Tensor");
+
   // curves
   library.define("morton_code(Tensor coordinates, SymInt bits) -> Tensor");
   library.define("hilbert_code(Tensor coordinates, SymInt bits) -> Tensor");
+
+  // segments
+  library.define("sort_index(Tensor index, SymInt size) -> (Tensor, Tensor)");
+  library.define("segment_sum(Tensor values, Tensor offsets, Tensor? order, bool mean) -> Tensor");
+  library.define("segment_spread(Tensor values, Tensor offsets, Tensor? order, SymInt rows, bool mean) -> Tensor");
+  library.define("segment_max(Tensor values, Tensor offsets, Tensor? order) -> (Tensor, Tensor)");
+  library.define(
+      "segment_max_backward(Tensor grad, Tensor argrow, Tensor offsets, Tensor? order, SymInt rows) -> Tensor");
+  library.define("segment_softmax(Tensor values, Tensor offsets, Tensor? order) -> Tensor");
+  library.define(
+      "segment_softmax_backward(Tensor grad, Tensor softmax, Tensor offsets, Tensor? order) -> Tensor");
 
   // attention
   library.define(

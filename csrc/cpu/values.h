@@ -22,6 +22,18 @@ inline void check_offset_values(const int64_t* offsets, int64_t clouds, int64_t 
                   "; it ends with ", offsets[clouds]);
 }
 
+// every index in [low, rows)
+inline void check_index_values(const int64_t* index, int64_t n, int64_t low, int64_t rows, const char* op,
+                               const char* name) {
+  int64_t smallest = low, largest = low - 1;  // one vectorised pass without branches
+  for (int64_t i = 0; i < n; ++i) {
+    smallest = index[i] < smallest ? index[i] : smallest;
+    largest = index[i] > largest ? index[i] : largest;
+  }
+  PCT_VALUE_CHECK(smallest >= low && largest < rows, op, ": ", name, " must be in [", low, ", ", rows, "), but holds ",
+                  smallest < low ? smallest : largest, low < 0 ? "; -1 stands for no row" : "");
+}
+
 // no NaN and no infinity among n values; `columns` turns a position into a row for the message
 template <class T>
 inline void check_finite(const T* values, int64_t n, int64_t columns, const char* op, const char* name) {

@@ -8,7 +8,22 @@ packed data; -1 means "none". Empty clouds and clouds of one point are ordinary.
 from pctransformer.ops.attention import ragged_attention
 from pctransformer.ops.ball_query import ball_query
 from pctransformer.ops.curves import hilbert_code, morton_code
+from pctransformer.ops.grouping import gather, group
 from pctransformer.ops.knn import knn
 from pctransformer.ops.sampling import farthest_point_sample
+from pctransformer.ops.segments import scatter, scatter_softmax, segment, segment_softmax
 
-__all__ = ["ball_query", "farthest_point_sample", "hilbert_code", "knn", "morton_code", "ragged_attention"]
+__all__ = [
+    "ball_query",
+    "farthest_point_sample",
+    "gather",
+    "group",
+    "hilbert_code",
+    "knn",
+    "morton_code",
+    "ragged_attention",
+    "scatter",
+    "scatter_softmax",
+    "segment",
+    "segment_softmax",
+]

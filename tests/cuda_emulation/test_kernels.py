@@ -79,6 +79,57 @@ def ball_query() -> Cases:
             yield f"{name}, a grid, radius {radius}, k = {k}", (*search, radius, k, True, False)
 
 
+# ---- grouping --------------------------------------------------------------------------------------------------------
+FLOATING = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
+
+
+def weights(*shape: int, dtype: torch.dtype) -> Tensor:
+    generator = torch.Generator().manual_seed(0)
+    return torch.rand(*shape, generator=generator, dtype=torch.float64 if dtype == torch.float64 else torch.float32)
+
+
+def taken() -> Iterator[tuple[str, Tensor, Tensor]]:
+    """Features and an index (M, k) into them, with -1."""
+    generator = torch.Generator().manual_seed(0)
+    for dtype in FLOATING:
+        for columns in (1, 3, 8, 70):
+            for queries, neighbors in ((0, 4), (21, 1), (13, 5)):
+                features = torch.randn(40, columns, generator=generator).to(dtype)
+                index = torch.randint(-1, 40, (queries, neighbors), generator=generator)
+                yield f"{queries} x {neighbors} x {columns}, {dtype}", features, index
+
+
+def gather() -> Cases:
+    for name, features, index in taken():
+        yield name, (features, index.view(-1))
+        yield f"{name}, not aligned", (features[1:], index.view(-1).clamp_max(38))
+    yield "no rows", (torch.zeros(0, 3), torch.full((2,), -1))
+
+
+def gather_backward() -> Cases:
+    for name, features, index in taken():
+        grad = features[: len(index)].contiguous()
+        yield name, (grad, index, weights(*index.shape, dtype=grad.dtype), 40)
+        yield f"{name}, no weight", (grad, index, None, 40)
+
+
+def gather_dot() -> Cases:
+    for name, features, index in taken():
+        yield name, (features.flip(0)[: len(index)].contiguous(), features, index)
+
+
+def group() -> Cases:
+    for name, features, index in taken():
+        xyz = hostile(40)["coordinates of 1e6"]
+        yield name, (xyz, xyz[: len(index)].flip(0).contiguous(), index, features, 0.3)
+    yield "coordinates alone", (xyz, xyz[: len(index)].contiguous(), index, None, 1.0)
+
+
+def weighted_gather() -> Cases:
+    for name, features, index in taken():
+        yield name, (features, index, weights(*index.shape, dtype=features.dtype))
+
+
 # ---- curves ----------------------------------------------------------------------------------------------------------
 def curve_code() -> Cases:
     for dtype in (torch.int32, torch.int64):
@@ -86,6 +137,59 @@ def curve_code() -> Cases:
             for n in (0, 1, 300):
                 cells = torch.randint(0, 1 << bits, (n, 3), generator=torch.Generator().manual_seed(n), dtype=dtype)
                 yield f"{n} cells of {bits} bits, {dtype}", (cells, bits)
+
+
+# ---- segments --------------------------------------------------------------------------------------------------------
+def runs() -> Iterator[tuple[str, Tensor, Tensor, Tensor | None]]:
+    """Values in runs, or in an order in which some rows are in no segment; on both sides of what counts as long."""
+    generator = torch.Generator().manual_seed(0)
+    for sizes in ([5, 0, 1, 30], [0], [], [511, 512, 3], [0, 1500]):
+        rows = sum(sizes)
+        order = torch.randperm(rows, generator=generator)
+        for dtype in FLOATING:
+            for columns in (1, 9):
+                values = torch.randint(-20, 21, (rows, columns), generator=generator).to(dtype) / 8  # with ties
+                yield f"{sizes} x {columns}, {dtype}", values, offsets_of(sizes), None
+                yield f"{sizes} x {columns}, {dtype}, order", values, (offsets_of(sizes) - 1).clamp_min(0), order
+
+
+def sort_index() -> Cases:
+    for rows in (0, 1, 3000):
+        for size in (1, 2, 255, 256, 70_000):
+            yield (
+                f"{rows} into {size}",
+                (torch.randint(-1, size, (rows,), generator=torch.Generator().manual_seed(0)), size),
+            )
+    yield "no groups", (torch.full((5,), -1), 0)
+
+
+def segment_reduction() -> Cases:
+    for name, values, offsets, order in runs():
+        yield name, (values, offsets, order)
+
+
+def segment_sum() -> Cases:
+    for name, arguments in segment_reduction():
+        yield name, (*arguments, False)
+        yield f"{name}, mean", (*arguments, True)
+
+
+def segment_spread() -> Cases:
+    for name, values, offsets, order in runs():
+        share = torch.arange((len(offsets) - 1) * values.shape[1]).view(-1, values.shape[1]).to(values.dtype)
+        yield name, (share, offsets, order, len(values), False)
+        yield f"{name}, mean", (share, offsets, order, len(values), True)
+
+
+def segment_max_backward() -> Cases:
+    for name, values, offsets, order in runs():
+        largest, argrow = torch.ops.pctransformer.segment_max(values, offsets, order)
+        yield name, (largest, argrow, offsets, order, len(values))
+
+
+def segment_softmax_backward() -> Cases:
+    for name, values, offsets, order in runs():
+        yield name, (values, torch.ops.pctransformer.segment_softmax(values, offsets, order), offsets, order)
 
 
 # ---- attention -------------------------------------------------------------------------------------------------------
@@ -128,8 +232,20 @@ OPERATORS = {
     "farthest_point_sample": Operator(farthest_point_sample),
     "knn": Operator(knn),
     "ball_query": Operator(ball_query),
+    "gather": Operator(gather),
+    "gather_backward": Operator(gather_backward, 1e-6),  # threads add in any order
+    "gather_dot": Operator(gather_dot, 1e-6),  # summed in 32 lanes, on the CPU in 16
+    "group": Operator(group),
+    "weighted_gather": Operator(weighted_gather),
     "morton_code": Operator(curve_code),
     "hilbert_code": Operator(curve_code),
+    "sort_index": Operator(sort_index),
+    "segment_sum": Operator(segment_sum),  # equal for long segments too: sums of eighths are exact
+    "segment_spread": Operator(segment_spread),
+    "segment_max": Operator(segment_reduction),
+    "segment_max_backward": Operator(segment_max_backward),
+    "segment_softmax": Operator(segment_reduction, 4e-6),  # another exponential, and sums in another order
+    "segment_softmax_backward": Operator(segment_softmax_backward, 2e-5),  # a long sum, by a tree, of terms that cancel
     # float32 sums of some hundred products in another order, with fused multiply-adds
     "ragged_attention": Operator(ragged_attention, tolerance=1e-5),
     "ragged_attention_backward": Operator(ragged_attention_backward, tolerance=1e-5),
@@ -145,6 +261,8 @@ def assert_alike(ours: Tensor, expected: Tensor, tolerance: float) -> None:
     if tolerance == 0:
         assert torch.equal(ours, expected)
     else:
+        if ours.dtype in (torch.bfloat16, torch.float16):  # numbers that differ a little may be rounded apart
+            tolerance = torch.finfo(ours.dtype).eps
         magnitude = expected[expected.isfinite()].abs().max().item() if expected.isfinite().any() else 1.0
         torch.testing.assert_close(ours, expected, rtol=0, atol=tolerance * magnitude)
 
@@ -238,6 +356,40 @@ def test_nan_features_stay_in_their_sequence_and_head(emulation):
         touched[slice(60, 61) if features is query else slice(40, 80), 1] = True
         assert output[touched].isnan().all()
         assert torch.equal(output[~touched], clean[~touched])
+
+
+def test_an_index_that_is_no_row_counts_as_none(emulation):
+    features, index = torch.rand(4, 6), torch.tensor([[0, 4, -7, 3]])
+    none = torch.tensor([[0, -1, -1, 3]])
+    xyz, weight = torch.rand(4, 3), torch.rand(1, 4)
+    ops = emulation.operators
+    assert torch.equal(ops.gather(features, index[0]), ops.gather(features, none[0]))
+    assert torch.equal(ops.group(xyz, xyz[:1], index, features, 1.0), ops.group(xyz, xyz[:1], none, features, 1.0))
+    for name in ("weighted_gather", "gather_dot"):
+        other = (weight,) if name == "weighted_gather" else ()
+        first = () if other else (features[:1],)
+        assert torch.equal(*(getattr(ops, name)(*first, features, place, *other) for place in (index, none)))
+    assert torch.equal(*(ops.gather_backward(features[:1], place, weight, 4) for place in (index, none)))
+    assert torch.equal(*(ops.sort_index(place[0], 4)[1] for place in (index, none)))
+
+
+def test_offsets_and_orders_are_clamped(emulation):
+    values = torch.arange(4.0)[:, None]
+    total = emulation.operators.segment_sum(values, torch.tensor([-3, 2, 1, 100]), torch.tensor([0, 9, -9, 2]), False)
+    assert total.flatten().tolist() == [3, 0, 3 + 0 + 2]
+
+
+@pytest.mark.parametrize("rows", [4, 600])
+def test_nan_and_infinity_stay_in_their_segment(emulation, rows):
+    offsets = torch.tensor([0, rows, 2 * rows])
+    for bad in (torch.nan, torch.inf, -torch.inf):
+        values = torch.rand(2 * rows, 2)
+        values[1, 0] = values[rows - 1, 0] = bad
+        ops, cpu = emulation.operators, torch.ops.pctransformer
+        softmax = ops.segment_softmax(values, offsets, None)
+        torch.testing.assert_close(softmax, cpu.segment_softmax(values, offsets, None), equal_nan=True)
+        for ours, expected in zip(ops.segment_max(values, offsets, None), cpu.segment_max(values, offsets, None)):
+            torch.testing.assert_close(ours, expected, rtol=0, atol=0, equal_nan=True)
 
 
 # ---- results that do not depend on the order in which threads run, to the last bit -----------------------------------

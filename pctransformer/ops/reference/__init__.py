@@ -11,8 +11,18 @@ from typing import Any
 from pctransformer.ops.reference.attention import ragged_attention, ragged_attention_backward
 from pctransformer.ops.reference.ball_query import ball_query
 from pctransformer.ops.reference.curves import hilbert_code, morton_code
+from pctransformer.ops.reference.grouping import gather, gather_backward, gather_dot, group, weighted_gather
 from pctransformer.ops.reference.knn import knn
 from pctransformer.ops.reference.sampling import farthest_point_sample
+from pctransformer.ops.reference.segments import (
+    segment_max,
+    segment_max_backward,
+    segment_softmax,
+    segment_softmax_backward,
+    segment_spread,
+    segment_sum,
+    sort_index,
+)
 
 OPERATORS: dict[str, Callable[..., Any]] = {
     function.__name__: function
@@ -20,8 +30,20 @@ OPERATORS: dict[str, Callable[..., Any]] = {
         farthest_point_sample,
         knn,
         ball_query,
+        gather,
+        gather_backward,
+        gather_dot,
+        group,
+        weighted_gather,
         morton_code,
         hilbert_code,
+        sort_index,
+        segment_sum,
+        segment_spread,
+        segment_max,
+        segment_max_backward,
+        segment_softmax,
+        segment_softmax_backward,
         ragged_attention,
         ragged_attention_backward,
     )

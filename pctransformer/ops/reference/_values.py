@@ -26,6 +26,22 @@ def check_finite(values: Tensor, op: str, name: str) -> None:
         raise ValueError(f"{op}: {name} holds NaN or infinity, first in row {row}")
 
 
+def check_index(index: Tensor, low: int, rows: int, op: str, name: str) -> None:
+    """Every index in [low, rows); on CUDA, where looking would stall the stream, as on CPU: this is the slow path."""
+    if index.numel() == 0:
+        return
+    smallest, largest = int(index.min()), int(index.max())
+    if smallest < low or largest >= rows:
+        wrong = smallest if smallest < low else largest
+        hint = "; -1 stands for no row" if low < 0 else ""
+        raise ValueError(f"{op}: {name} must be in [{low}, {rows}), but holds {wrong}{hint}")
+
+
+def accumulator(dtype: torch.dtype) -> torch.dtype:
+    """What sums of this type are kept in."""
+    return torch.float64 if dtype == torch.float64 else torch.float32
+
+
 def squared_norm(difference: Tensor) -> Tensor:
     """Sum of squares over the last axis, in the order of csrc/common/geometry.h: (x x + y y) + z z."""
     x, y, z = difference.unbind(-1)

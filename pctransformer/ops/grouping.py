@@ -1,0 +1,234 @@
+"""Bringing features to where they are needed: rows by index, neighbourhoods of queries, interpolation."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from pctransformer.ops import _checks, _library
+from pctransformer.ops.segments import _segment_sum, _sort_index
+
+
+def gather(features: Tensor, index: Tensor) -> Tensor:
+    """Take rows of features by index; zeros where the index is -1.
+
+    The gradient of a row is the sum over all places it went to, half precision summed in float32: on CPU in the order
+    of these places, whatever the number of threads; on CUDA in an order that varies from run to run unless
+    `torch.use_deterministic_algorithms(True)` is set. Rows are copied, under autocast too, and NaN with them. Use
+    `group` for neighbourhoods with relative coordinates: it writes both at once. Twice differentiable.
+
+    Args:
+        features: (N, C) of any type; floating types have gradients.
+        index: (...) int64, at least one axis, rows of features or -1.
+
+    Returns:
+        (..., C): row [i] is features[index[i]], or 0 where index[i] is -1.
+
+    Raises:
+        ValueError: features are not (N, C), on CPU: an index outside [-1, N). On CUDA such an index counts as -1.
+        TypeError: index is not int64.
+    """
+    _check_features(features)
+    _checks.index(index, features)
+    if index.dim() == 0:
+        raise ValueError("index must have at least one axis, got a single number; use index[None]")
+    rows = _library.call(_gather, features.contiguous(), index.reshape(-1))
+    return rows.view(*index.shape, features.shape[1])
+
+
+def group(
+    xyz: Tensor, query_xyz: Tensor, index: Tensor, features: Tensor | None = None, *, radius: float | None = None
+) -> Tensor:
+    """Gather each query's neighbourhood: coordinates relative to the query, then features, in one pass.
+
+    PointNet++'s "query and group". With a radius, relative coordinates are divided by it, as PointNeXt does. Values are
+    not checked: NaN goes where the index takes it. Gradients go to xyz, query_xyz and features, summed as those of
+    `gather`. Half-precision features give a half-precision result; coordinates are subtracted in float32 before that.
+    Twice differentiable.
+
+    Args:
+        xyz: points, packed (N, 3) float32, metres.
+        query_xyz: centres of the neighbourhoods, packed (M, 3).
+        index: (M, k) int64, rows of xyz, or -1 for none: what `knn` and `ball_query` return.
+        features: (N, C) of the points, or None for coordinates alone.
+        radius: what relative coordinates are divided by, metres; None leaves them in metres.
+
+    Returns:
+        (M, k, 3 + C): row [m, j] is (xyz[n] - query_xyz[m]) / radius and then features[n], with n = index[m, j]; zeros
+        where n is -1. Of the type of features.
+
+    Raises:
+        ValueError: shapes do not fit, radius is not positive, on CPU: an index outside [-1, N). On CUDA such an index
+            counts as -1.
+        TypeError: coordinates are not float32, index is not int64.
+
+    Source: Qi et al., PointNet++, 2017, section 3.2; Qian et al., PointNeXt, 2022, equation 3.
+    """
+    _checks.xyz(xyz)
+    _checks.xyz(query_xyz, "query_xyz")
+    _checks.same_device(query_xyz, "query_xyz", xyz, "xyz")
+    _checks.index(index, xyz, like_name="xyz")
+    if index.dim() != 2 or index.shape[0] != query_xyz.shape[0]:
+        raise ValueError(f"index must be (M, k) for {query_xyz.shape[0]} queries, got shape {tuple(index.shape)}")
+    if features is not None:
+        _check_features(features)
+        _checks.same_device(features, "features", xyz, "xyz")
+        if not features.is_floating_point():
+            raise TypeError(f"features must be floating, got {features.dtype}; convert with .float()")
+        if features.shape[0] != xyz.shape[0]:
+            raise ValueError(f"features must have one row for each of {xyz.shape[0]} points, got {features.shape[0]}")
+        features = features.contiguous()
+    if radius is not None and not radius > 0:
+        raise ValueError(f"radius must be positive, got {radius}")
+    # coordinates that autocast made half by themselves are brought back
+    xyz, query_xyz = xyz.float().contiguous(), query_xyz.float().contiguous()
+    return _library.call(_group, xyz, query_xyz, index.contiguous(), features, 1.0 if radius is None else float(radius))
+
+
+# ---- below the contract ----------------------------------------------------------------------------------------------
+def _check_features(features: Tensor) -> None:
+    _checks.tensor(features, "features")
+    if features.dim() != 2:
+        raise ValueError(
+            f"features must be packed (N, C), got shape {tuple(features.shape)}; (B, N, C) becomes packed with"
+            " .flatten(0, 1), and an index into it must then count rows of all clouds"
+        )
+
+
+# Four linear operators that are each other's gradients: gather and weighted_gather take rows, gather_backward sums them
+# back, gather_dot is the gradient of weights.
+def _gather_fake(features, index):
+    return features.new_empty((index.shape[0], features.shape[1]))
+
+
+def _gather_context(ctx, inputs, output):
+    features, index = inputs
+    ctx.rows = features.shape[0]
+    ctx.save_for_backward(index)
+
+
+def _gather_gradient(ctx, grad):
+    (index,) = ctx.saved_tensors
+    return _sum_back(grad, index[:, None], None, ctx.rows), None
+
+
+def _weighted_gather_fake(features, index, weight):
+    return features.new_empty((index.shape[0], features.shape[1]))
+
+
+def _weighted_gather_context(ctx, inputs, output):
+    ctx.save_for_backward(*inputs)
+
+
+def _weighted_gather_gradient(ctx, grad):
+    features, index, weight = ctx.saved_tensors
+    grad = grad.contiguous()
+    to_features = _sum_back(grad, index, weight, features.shape[0]) if ctx.needs_input_grad[0] else None
+    to_weight = _gather_dot(grad, features, index) if ctx.needs_input_grad[2] else None
+    return to_features, None, to_weight
+
+
+def _gather_backward_fake(grad, index, weight, rows):
+    return grad.new_empty((rows, grad.shape[1]))
+
+
+def _gather_backward_context(ctx, inputs, output):
+    grad, index, weight, _ = inputs
+    ctx.save_for_backward(grad, index, weight)
+
+
+def _gather_backward_gradient(ctx, outer):
+    grad, index, weight = ctx.saved_tensors
+    outer = outer.contiguous()
+    if weight is None:
+        return gather(outer, index).sum(1), None, None, None
+    to_grad = _weighted_gather(outer, index, weight) if ctx.needs_input_grad[0] else None
+    to_weight = _gather_dot(grad, outer, index) if ctx.needs_input_grad[2] else None
+    return to_grad, None, to_weight, None
+
+
+def _gather_dot_fake(grad, features, index):
+    return grad.new_empty(index.shape, dtype=torch.float64 if grad.dtype == torch.float64 else torch.float32)
+
+
+def _gather_dot_context(ctx, inputs, output):
+    ctx.save_for_backward(*inputs)
+
+
+def _gather_dot_gradient(ctx, outer):
+    grad, features, index = ctx.saved_tensors
+    outer = outer.contiguous()
+    to_grad = _weighted_gather(features, index, outer) if ctx.needs_input_grad[0] else None
+    to_features = _sum_back(grad, index, outer, features.shape[0]) if ctx.needs_input_grad[1] else None
+    return to_grad, to_features, None
+
+
+def _sum_back(grad: Tensor, index: Tensor, weight: Tensor | None, rows: int) -> Tensor:
+    """Row n is the sum of weight[m, j] * grad[m] over all index[m, j] == n."""
+    if grad.is_cuda and torch.are_deterministic_algorithms_enabled():
+        return _sum_back_sorted(grad, index, weight, rows)
+    return _gather_backward(grad.contiguous(), index.contiguous(), weight, rows)
+
+
+def _sum_back_sorted(grad: Tensor, index: Tensor, weight: Tensor | None, rows: int) -> Tensor:
+    """The same, repeatable on CUDA, where `gather_backward` adds in whatever order threads come."""
+    terms = grad[:, None] if weight is None else grad[:, None] * weight[..., None]
+    terms = terms.expand(*index.shape, -1).flatten(0, 1)
+    order, offsets = _sort_index(index.reshape(-1), rows)
+    return _segment_sum(terms, offsets, order, False).to(grad.dtype)
+
+
+_gather = _library.register(
+    "gather", fake=_gather_fake, backward=_gather_gradient, setup_context=_gather_context, autocast=False
+)
+_weighted_gather = _library.register(
+    "weighted_gather",
+    fake=_weighted_gather_fake,
+    backward=_weighted_gather_gradient,
+    setup_context=_weighted_gather_context,
+    autocast=False,
+)
+_gather_backward = _library.register(
+    "gather_backward",
+    fake=_gather_backward_fake,
+    backward=_gather_backward_gradient,
+    setup_context=_gather_backward_context,
+    autocast=False,
+)
+_gather_dot = _library.register(
+    "gather_dot",
+    fake=_gather_dot_fake,
+    backward=_gather_dot_gradient,
+    setup_context=_gather_dot_context,
+    autocast=False,
+)
+
+
+# group: a gather of points and features less one of queries
+def _group_fake(xyz, query_xyz, index, features, radius):
+    like, columns = (xyz, 0) if features is None else (features, features.shape[1])
+    return like.new_empty((*index.shape, 3 + columns))
+
+
+def _group_context(ctx, inputs, output):
+    xyz, _, index, _, ctx.radius = inputs
+    ctx.rows = xyz.shape[0]
+    ctx.save_for_backward(index)
+
+
+def _group_gradient(ctx, grad):
+    (index,) = ctx.saved_tensors
+    to_xyz = to_query = to_features = None
+    if ctx.needs_input_grad[0] or ctx.needs_input_grad[3]:
+        total = _sum_back(grad.reshape(index.numel(), grad.shape[2]), index.reshape(-1, 1), None, ctx.rows)
+        to_xyz = total[:, :3].float() / ctx.radius if ctx.needs_input_grad[0] else None
+        to_features = total[:, 3:] if ctx.needs_input_grad[3] else None
+    if ctx.needs_input_grad[1]:
+        used = torch.where(index[..., None] < 0, 0, grad[..., :3]).float()
+        to_query = used.sum(1) / -ctx.radius
+    return to_xyz, to_query, None, to_features, None
+
+
+_group = _library.register(
+    "group", fake=_group_fake, backward=_group_gradient, setup_context=_group_context, autocast=False
+)
