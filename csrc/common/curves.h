@@ -24,8 +24,8 @@ PCT_BOTH uint64_t interleave_bits(uint32_t x, uint32_t y, uint32_t z) {
   return spread_bits(x) << 2 | spread_bits(y) << 1 | spread_bits(z);
 }
 
-// One level of Skilling's transform (2004, "inverse undo excess work"), from the highest bit to the lowest: undoes, in all
-// lower bits, how the curve is turned inside the octant that this bit has chosen.
+// One level of Skilling's transform (2004, "inverse undo excess work"), from the highest bit to the lowest: undoes, in
+// all lower bits, how the curve is turned inside the octant that this bit has chosen.
 PCT_BOTH void undo_turn(uint32_t& x, uint32_t& y, uint32_t& z, int bit) {
   const uint32_t set = 1u << bit, lower = set - 1;
   // per axis: a set bit inverts the lower bits of x; a clear one exchanges them with that axis (x with itself: nothing)

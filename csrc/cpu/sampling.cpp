@@ -22,13 +22,18 @@ Tensor farthest_point_sample_cpu(const Tensor& xyz, const Tensor& offsets, const
   check_farthest_point_sample(xyz, offsets, sample_offsets, start, total);
   const char* op = "farthest_point_sample";
   const int64_t clouds = offsets.size(0) - 1;
-  const int64_t *rows = offsets.data<int64_t>(), *samples = sample_offsets.data<int64_t>(), *first = start.data<int64_t>();
+  const int64_t *rows = offsets.data<int64_t>(), *samples = sample_offsets.data<int64_t>();
+  const int64_t* first = start.data<int64_t>();
   check_offset_values(rows, clouds, xyz.size(0), op, "offsets");
   check_offset_values(samples, clouds, total, op, "sample_offsets");
+  for (int64_t b = 0; b < clouds; ++b) {
+    const int64_t n = rows[b + 1] - rows[b];
+    PCT_VALUE_CHECK(n <= buckets::kMaxPoints, op, ": cloud ", b, " has ", n, " points, more than ", buckets::kMaxPoints,
+                    "; sample parts of it");
+    PCT_VALUE_CHECK(n == 0 || (first[b] >= 0 && first[b] < n), op, ": start[", b, "] = ", first[b], ", but cloud ", b,
+                    " has ", n, " points");
+  }
   check_finite(xyz.data<float>(), xyz.numel(), 3, op, "xyz");
-  for (int64_t b = 0; b < clouds; ++b)
-    PCT_VALUE_CHECK(rows[b + 1] == rows[b] || (first[b] >= 0 && first[b] < rows[b + 1] - rows[b]), op, ": start[", b,
-                    "] = ", first[b], ", but cloud ", b, " has ", rows[b + 1] - rows[b], " points");
   Tensor index = empty({total}, int64(), xyz);
   const float* points = xyz.data<float>();
   int64_t* out = index.mutable_data<int64_t>();

@@ -1,13 +1,13 @@
 // Farthest point sampling, exactly, without looking at every point for every sample.
 //
-// The points lie in buckets of neighbours with bounding boxes. A sample that is farther from a box than the farthest point
-// inside is from the samples before changes nothing there: the bucket is passed over. In the others the sample only
-// waits, until the bucket comes first in the search for the next sample; meanwhile its old distances are upper bounds.
-// (Han et al., QuickFPS, 2023.)
+// The points lie in buckets of neighbours with bounding boxes. A sample that is farther from a box than the farthest
+// point inside is from the samples before changes nothing there: the bucket is passed over. In the others the sample
+// only waits, until the bucket comes first in the search for the next sample; meanwhile its old distances are upper
+// bounds. (Han et al., QuickFPS, 2023.)
 //
-// The result is that of the plain loop, bit for bit. A box's distance is computed as a point's is: subtraction, square and
-// sum round monotonically, so it is never above the distance of a point inside. And equal distances are decided by row
-// everywhere, among upper bounds too: see Candidate.
+// The result is that of the plain loop, bit for bit. A box's distance is computed as a point's is: subtraction, square
+// and sum round monotonically, so it is never above the distance of a point inside. And equal distances are decided by
+// row everywhere, among upper bounds too: see Candidate.
 #pragma once
 #include <algorithm>
 #include <cstdint>
@@ -23,11 +23,11 @@
 namespace pct {
 namespace buckets {
 
-constexpr int kLanes = 16;      // buckets are padded to so many points; boxes stand so many side by side
-constexpr int kBucket = 256;    // most points of a bucket
-constexpr int kWaiting = 16;    // most samples that wait in a bucket
-constexpr int kDrawn = 32;      // points whose median splits a box in two
-constexpr int kFewSamples = 32; // up to here sorting points into boxes takes longer than it saves
+constexpr int kLanes = 16;       // buckets are padded to so many points; boxes stand so many side by side
+constexpr int kBucket = 256;     // most points of a bucket
+constexpr int kWaiting = 16;     // most samples that wait in a bucket
+constexpr int kDrawn = 32;       // points whose median splits a box in two
+constexpr int kFewSamples = 32;  // up to here sorting points into boxes takes longer than it saves
 
 constexpr int32_t kNoRow = std::numeric_limits<int32_t>::max();
 constexpr int64_t kMaxPoints = kNoRow;  // of one cloud: rows are int32 here
@@ -43,8 +43,8 @@ PCT_INLINE float float_of(int32_t bits) {
   return value;
 }
 
-// A possible next sample as one number: the larger squared distance wins, then the lower row. Distances are not negative,
-// so their bits are ordered as they are; -1 marks what cannot be a sample, and loses to all.
+// A possible next sample as one number: the larger squared distance wins, then the lower row. Distances are not
+// negative, so their bits are ordered as they are; -1 marks what cannot be a sample, and loses to all.
 using Candidate = int64_t;
 
 PCT_INLINE Candidate candidate(int32_t distance_bits, int32_t row) {
@@ -76,19 +76,19 @@ struct alignas(64) Boxes {
   float farthest[kLanes];  // its distance; -1 where there is no box
 };
 
-struct alignas(64) Lanes {
-  float values[kLanes];
+struct alignas(64) CacheLine {
+  unsigned char bytes[64];
 };
 
 struct Cloud {
   const float* xyz;
-  std::unique_ptr<Lanes[]> memory;  // of the columns
+  std::unique_ptr<CacheLine[]> memory;  // of the columns
   float *x, *y, *z;
   float* nearest;  // squared distance to the samples, -1 for padding
   int32_t* row;
   std::vector<Bucket> buckets;
   std::vector<Boxes> groups;  // bucket b is lane b % kLanes of groups[b / kLanes]
-  std::vector<Boxes> tops;    // and group g lane g % kLanes of tops[g / kLanes]; two levels do for millions of points
+  std::vector<Boxes> tops;    // and group g lane g % kLanes of tops[g / kLanes]; two levels do for millions
 };
 
 // ---- from points to buckets ------------------------------------------------------------------------------------------
@@ -107,11 +107,11 @@ inline Box box_around(const Point* points, int64_t n) {
   return {{low[0], low[1], low[2]}, {high[0], high[1], high[2]}};
 }
 
-// A value with points on both sides, low <= value < high: near the median, or halfway where most points are at `high`.
+// A value with points on both sides, low <= value < high: near the median, or halfway if most points are at `high`.
 inline float split_value(const Point* points, int64_t n, int axis, float low, float high) {
   float drawn[kDrawn];
   for (uint64_t i = 0; i < kDrawn; ++i) {
-    const uint64_t fraction = (i * 0x9e3779b97f4a7c15u) >> 32;  // golden ratio: in step with no order the points may have
+    const uint64_t fraction = (i * 0x9e3779b97f4a7c15u) >> 32;  // golden ratio: in step with no order of the points
     drawn[i] = points[fraction * static_cast<uint64_t>(n) >> 32][axis];
   }
   std::nth_element(drawn, drawn + kDrawn / 2, drawn + kDrawn);
@@ -132,7 +132,7 @@ inline int64_t partition(Point* points, int64_t n, int axis, float value) {
   return front;
 }
 
-// Halves boxes across their longest side until they hold kBucket points; neighbours in the list are neighbours in space.
+// Halves boxes across their longest side until they hold kBucket points; neighbours in the list are so in space.
 inline std::vector<Leaf> split(Point* points, int64_t n) {
   std::vector<Leaf> leaves;
   std::vector<std::pair<int64_t, int64_t>> open{{0, n}};
@@ -208,8 +208,9 @@ inline Cloud make_cloud(const float* xyz, int64_t n, int64_t m, bool skip_near_o
   for (const Leaf& leaf : leaves) total += padded(leaf.size);
   Cloud cloud;
   cloud.xyz = xyz;
-  cloud.memory.reset(new Lanes[5 * total / kLanes]);
-  cloud.x = cloud.memory[0].values;
+  static_assert(kLanes * sizeof(float) == sizeof(CacheLine), "every bucket begins on a cache line");
+  cloud.memory.reset(new CacheLine[5 * total / kLanes]);
+  cloud.x = reinterpret_cast<float*>(cloud.memory.get());
   cloud.y = cloud.x + total;
   cloud.z = cloud.y + total;
   cloud.nearest = cloud.z + total;

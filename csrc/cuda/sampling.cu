@@ -1,7 +1,7 @@
-// Farthest point sampling on CUDA: one block per cloud, each thread with its share of the points, one barrier per sample.
+// Farthest point sampling on CUDA: one block per cloud, each thread with its share of the points, one barrier a sample.
 //
-// A step needs the result of the step before, so a cloud is the work of one block: batches fill the GPU, a single huge cloud
-// does not. How large the clouds are is known on the device only; each block chooses by its own where to keep its points.
+// A step needs the result of the step before, so a cloud is the work of one block: batches fill the GPU, a single huge
+// cloud does not. How large the clouds are is known on the device only; each block looks where its points fit.
 #include "checks.h"
 #include "common/geometry.h"
 #include "cuda/launch.h"
