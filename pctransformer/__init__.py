@@ -12,10 +12,11 @@ __version__ = "0.1.0"
 
 _MODULE_OF = {
     "PointBatch": "pctransformer.points",
+    "datasets": "pctransformer.datasets",
     "ops": "pctransformer.ops",
 }
 
-__all__ = ["PointBatch", "__version__", "ops"]
+__all__ = ["PointBatch", "__version__", "datasets", "ops"]
 
 
 def __getattr__(name: str) -> Any:

@@ -32,13 +32,13 @@ def read_points(
     *,
     features: Sequence[str] | None = None,
     columns: int | None = None,
-    num_points: int = 4096,
+    num_points: int | None = 4096,
     generator: torch.Generator | None = None,
     not_finite: Literal["error", "drop"] = "error",
 ) -> np.ndarray:
     """Read a point cloud; a mesh is sampled on its surface, evenly by area.
 
-    A file with faces (.off, .obj, .stl, .ply) is a mesh; `read_mesh` gives its vertices. Colours stay in the range of
+    A file with faces (.off, .obj, .stl, .ply) is a mesh; `read_mesh` gives the faces too. Colours stay in the range of
     the file. Large coordinates are kept in float64, from which `PointBatch.from_list` moves them to an origin.
 
     Args:
@@ -47,7 +47,8 @@ def read_points(
             "nx", "ny", "nz". None: all that a point file holds, in its order, and none of a mesh. Formats that do not
             name their columns take None (all) or () only.
         columns: values per point of a .bin file, which does not say it: 4 for KITTI, 5 for nuScenes. Others ignore it.
-        num_points: how many points to draw from a mesh. Others ignore it.
+        num_points: how many points to draw from a mesh; None: take its vertices as points, with the values they have
+            in the file, as scanned rooms are used. Others ignore it.
         generator: source of randomness for a mesh; None: always the same points.
         not_finite: what to do with points whose coordinates are NaN or infinite: "error", or "drop" them (depth cameras
             mark missing returns so).
@@ -62,12 +63,9 @@ def read_points(
     if path.suffix.lower() not in {*MESH_SUFFIXES, *POINT_SUFFIXES}:
         known = " ".join(dict.fromkeys(POINT_SUFFIXES + MESH_SUFFIXES))
         raise FileFormatError(path, f"files that end in {path.suffix or 'nothing'!r} are not read; known are {known}")
-    found = _read(path, columns)
-    if isinstance(found, Mesh) and len(found.triangles):
-        return _sample(_checked_mesh(found, path), path, features or (), num_points, generator)
-    cloud = found if isinstance(found, Columns) else Columns(found.vertices, ("x", "y", "z"))
-    if cloud.values.dtype.byteorder == ">":
-        cloud = Columns(cloud.values.astype(cloud.values.dtype.newbyteorder("=")), cloud.names)
+    cloud, mesh = _read(path, columns)
+    if len(mesh.triangles) and num_points is not None:
+        return _sample(_checked_mesh(mesh, path), path, features or (), num_points, generator)
     return _finite(_selected(cloud, features, path), path, not_finite)
 
 
@@ -88,8 +86,7 @@ def read_mesh(path: str | Path) -> tuple[np.ndarray, np.ndarray]:
     path = Path(path)
     if path.suffix.lower() not in MESH_SUFFIXES:
         raise FileFormatError(path, f"meshes end in one of {' '.join(MESH_SUFFIXES)}; read_points reads point clouds")
-    mesh = ply.read(path)[1] if path.suffix.lower() == ".ply" else _read(path, None)
-    assert isinstance(mesh, Mesh)
+    _, mesh = _read(path, None)
     if not len(mesh.triangles):
         raise FileFormatError(
             path, f"there are {len(mesh.vertices)} vertices but no faces; read_points reads point clouds"
@@ -138,27 +135,28 @@ def write_ply(
     ply.write(path, xyz, colors, extra)
 
 
-def _read(path: Path, columns: int | None) -> Columns | Mesh:
+_NO_FACES = Mesh(np.empty((0, 3)), np.empty((0, 3), np.int64))
+
+
+def _read(path: Path, columns: int | None) -> tuple[Columns, Mesh]:
+    """The points, or vertices, of a file and its faces."""
     match path.suffix.lower():
         case ".ply":
-            cloud, mesh = ply.read(path)
-            return mesh if len(mesh.triangles) else cloud
-        case ".off":
-            return meshes.read_off(path)
-        case ".obj":
-            return meshes.read_obj(path)
-        case ".stl":
-            return meshes.read_stl(path)
+            return ply.read(path)
+        case ".off" | ".obj" | ".stl" as suffix:
+            readers = {".off": meshes.read_off, ".obj": meshes.read_obj, ".stl": meshes.read_stl}
+            mesh = readers[suffix](path)
+            return Columns(mesh.vertices, ("x", "y", "z")), mesh
         case ".pcd":
-            return pcd.read(path)
+            return pcd.read(path), _NO_FACES
         case ".npy":
-            return tables.read_npy(path)
+            return tables.read_npy(path), _NO_FACES
         case ".npz":
-            return tables.read_npz(path)
+            return tables.read_npz(path), _NO_FACES
         case ".bin":
-            return tables.read_bin(path, columns)
+            return tables.read_bin(path, columns), _NO_FACES
         case _:
-            return tables.read_text(path)
+            return tables.read_text(path), _NO_FACES
 
 
 def _selected(cloud: Columns, features: Sequence[str] | None, path: Path) -> np.ndarray:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -72,14 +73,15 @@ def folder_dataset(
         chosen = record[split]
     labels = [classes.index(name.split("/")[0]) for name in chosen]
     place = {name: i for i, name in enumerate(files)}  # so that a file gives the same points in every split
-
-    def read(index: int) -> Sample:
-        name = chosen[index]
-        generator = generator_for(seed, place[name])
-        points = read_points(root / name, num_points=num_points, generator=generator)[:, :3]
-        return sample_from(points, label=labels[index], name=name, path=root / name)
-
+    wanted = [(name, label, place[name]) for name, label in zip(chosen, labels)]
+    read = partial(_read_file, root, wanted, num_points, seed)
     return CloudDataset(LazySamples(len(chosen), read), labels, classes, transform=transform, seed=seed)
+
+
+def _read_file(root: Path, files: list[tuple[str, int, int]], num_points: int, seed: int, index: int) -> Sample:
+    name, label, place = files[index]
+    points = read_points(root / name, num_points=num_points, generator=generator_for(seed, place))[:, :3]
+    return sample_from(points, label=label, name=name, path=root / name)
 
 
 def _files(root: Path) -> tuple[list[str], list[str]]:

@@ -7,6 +7,7 @@ HDF5 files have y up, and their x, y, z are the x, z, y of the OFF files: a swap
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -114,15 +115,17 @@ def modelnet_off(
     ]
     if not files:
         raise FileFormatError(root, f"there are {len(classes)} classes, but no .off file in their folders {split}")
-
-    def read(index: int) -> Sample:
-        path, label = files[index]
-        generator = generator_for(seed, index)
-        points = read_points(path, features=NORMALS if normals else (), num_points=num_points, generator=generator)
-        return sample_from(points, label=label, name=path.stem, path=path)
-
     labels = [label for _, label in files]
+    read = partial(_read_mesh, files, num_points, NORMALS if normals else (), seed)
     return CloudDataset(LazySamples(len(files), read), labels, classes, transform=transform, seed=seed)
+
+
+def _read_mesh(
+    files: list[tuple[Path, int]], num_points: int, features: Sequence[str], seed: int, index: int
+) -> Sample:
+    path, label = files[index]
+    points = read_points(path, features=features, num_points=num_points, generator=generator_for(seed, index))
+    return sample_from(points, label=label, name=path.stem, path=path)
 
 
 def modelnet_resampled(
@@ -169,18 +172,20 @@ def modelnet_resampled(
         )
     there = set(files) - {(path, path.parent.name) for path in absent}
     files = [file for file in files if file in there]
-    labels = [names.index(name) for _, name in files]
-
-    def read(index: int) -> Sample:
-        path = files[index][0]
-        points = read_points(path)
-        if points.shape[1] != 6:
-            raise FileFormatError(path, f"a point should have 6 values, x, y, z and a normal; it has {points.shape[1]}")
-        if num_points is not None and len(points) < num_points:
-            raise FileFormatError(path, f"{num_points} points were asked for, but there are {len(points)}")
-        return sample_from(points[:num_points], label=labels[index], name=path.stem, path=path)
-
+    labelled = [(path, names.index(name)) for path, name in files]
+    labels = [label for _, label in labelled]
+    read = partial(_read_resampled, labelled, num_points)
     return CloudDataset(LazySamples(len(files), read), labels, names, transform=transform, seed=seed)
+
+
+def _read_resampled(files: list[tuple[Path, int]], num_points: int | None, index: int) -> Sample:
+    path, label = files[index]
+    points = read_points(path)
+    if points.shape[1] != 6:
+        raise FileFormatError(path, f"a point should have 6 values, x, y, z and a normal; it has {points.shape[1]}")
+    if num_points is not None and len(points) < num_points:
+        raise FileFormatError(path, f"{num_points} points were asked for, but there are {len(points)}")
+    return sample_from(points[:num_points], label=label, name=path.stem, path=path)
 
 
 def modelnet_hdf5(

@@ -180,7 +180,10 @@ class _Chosen(Sequence[Sample]):
 
 
 class LazySamples(Sequence[Sample]):
-    """Samples that are read when asked for: `read(i)` gives the sample at index i."""
+    """Samples that are read when asked for: `read(i)` gives the sample at index i.
+
+    `read` should be picklable, so that workers can be started in any way: a `functools.partial` of a module's function.
+    """
 
     def __init__(self, count: int, read: Callable[[int], Sample]) -> None:
         self._count, self._read = count, read

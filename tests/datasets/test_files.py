@@ -192,6 +192,15 @@ def test_mesh_points_lie_on_the_surface(tmp_path):
         read_points(path, features=("red",))
 
 
+def test_vertices_of_a_mesh_as_points(tmp_path):
+    content = GOOD["text.ply"].replace(b"float z", b"float z\nproperty uchar red")
+    for row in (b"0 0 0", b"1 0 0", b"1 2 0", b"0 2 .5"):
+        content = content.replace(b"\n" + row + b"\n", b"\n" + row + b" 200\n")
+    points = read_points(write(tmp_path, "a.ply", content), num_points=None)
+    assert points.tolist() == [[*p, 200] for p in XYZ.tolist()]
+    assert read_points(write(tmp_path, "a.off", GOOD["plain.off"]), num_points=None).tolist() == XYZ.tolist()
+
+
 def test_obj_without_faces_is_a_cloud(tmp_path):
     path = write(tmp_path, "a.obj", b"v 1 2 3\nv 4 5 6\n")
     assert read_points(path).tolist() == [[1, 2, 3], [4, 5, 6]]

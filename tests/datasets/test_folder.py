@@ -1,5 +1,6 @@
 import json
 import os
+import pickle
 import shutil
 from pathlib import Path
 
@@ -42,6 +43,7 @@ def test_classes_labels_and_split(tmp_path):
     assert sample.name.startswith("cup/")
     assert sample.xyz[0, 0] == int(Path(sample.name).stem)
     assert len(sample) == 5
+    assert (pickle.loads(pickle.dumps(train.samples))[-1].xyz == sample.xyz).all()  # for workers that are spawned
 
 
 def test_the_split_is_drawn_once(tmp_path):

@@ -1,3 +1,4 @@
+import pickle
 import shutil
 from pathlib import Path
 
@@ -35,6 +36,7 @@ def test_off_by_hand(tmp_path):
     assert (sample.normals[~slanted].sum(1) == -1).all()  # the other three faces look along -x, -y, -z
     assert (train[3].xyz == sample.xyz).all()
     assert not (train[4].xyz == sample.xyz).all()  # the same mesh under another index gives other points
+    assert (pickle.loads(pickle.dumps(train.samples))[3].xyz == sample.xyz).all()  # for workers that are spawned
 
 
 def test_off_errors(tmp_path):
@@ -71,6 +73,7 @@ def test_text_by_hand(tmp_path):
     assert data[0].xyz.tolist() == [[1, 1, 1]] * 5
     assert data[0].normals.tolist() == [[0, 0, 1]] * 5
     assert len(modelnet_resampled(tmp_path, "test", num_points=None)[0]) == 8
+    assert pickle.loads(pickle.dumps(data.samples))[1].name == "table_0001"
 
 
 def test_text_errors(tmp_path):

@@ -8,11 +8,13 @@ from pathlib import Path
 
 import numpy as np
 
+from pctransformer.errors import UserError
+
 MAX_FILE_BYTES = 4 * 2**30
 """Larger files are refused: no single cloud needs them, and reading takes several times their size in memory."""
 
 
-class FileFormatError(ValueError):
+class FileFormatError(UserError, ValueError):
     """A file is missing, broken, or not what it says it is; the message names it, what was found and what expected."""
 
     def __init__(self, path: str | Path, problem: str) -> None:
