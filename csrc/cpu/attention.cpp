@@ -1,145 +1,153 @@
-#include <algorithm>
+// Attention over packed sequences: cuts the work into pieces, hands them to the kernels of the processor's instruction set.
+#include "cpu/attention.h"
+
+#include <atomic>
 #include <cmath>
 #include <limits>
-#include <vector>
-
-#include "checks.h"
-#include "common/attention.h"
-#include "cpu/values.h"
+#include <tuple>
 
 namespace pct {
 namespace {
 
-// What both passes read, and where the sequences lie in it.
-template <class T>
-struct Problem {
-  const T *query, *key, *value, *table;
-  const int64_t *query_rows, *key_rows;
-  std::vector<int32_t> query_position, key_position;  // in the table of one head
-  int64_t sequences, heads, dim, value_dim;
-  BiasWindow window;
-  T scale;
-  bool causal;
+// Fused multiply-adds are welcome here, unlike elsewhere in the library: no index depends on these sums.
+#if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__)
+#pragma GCC push_options
+#pragma GCC target("avx512f,avx512dq,avx512vl,fma")
+#define PCT_VECTOR_BYTES 64
+#define PCT_ROWS 8
+namespace avx512 {
+#include "cpu/attention_kernels.h"
+}
+#undef PCT_VECTOR_BYTES
+#undef PCT_ROWS
+#pragma GCC pop_options
 
-  Problem(const Tensor& query, const Tensor& key, const Tensor& value, const Tensor& query_offsets,
-          const Tensor& key_offsets, const std::optional<Tensor>& bias_table,
-          const std::optional<Tensor>& query_coordinates, const std::optional<Tensor>& key_coordinates, double scale,
-          bool causal)
-      : query(query.data<T>()),
-        key(key.data<T>()),
-        value(value.data<T>()),
-        table(bias_table ? bias_table->data<T>() : nullptr),
-        query_rows(query_offsets.data<int64_t>()),
-        key_rows(key_offsets.data<int64_t>()),
-        sequences(query_offsets.size(0) - 1),
-        heads(query.size(1)),
-        dim(query.size(2)),
-        value_dim(value.size(2)),
-        window{1, 1, 1},
-        scale(static_cast<T>(scale)),
-        causal(causal) {
-    const char* op = "ragged_attention";
-    check_offset_values(query_rows, sequences, query.size(0), op, "query_offsets");
-    check_offset_values(key_rows, sequences, key.size(0), op, "key_offsets");
-    if (!bias_table) return;
-    const auto places = [&](int64_t axis) { return static_cast<int32_t>(bias_table->size(axis) / 2 + 1); };
-    window = {places(1), places(2), places(3)};
-    query_position = positions(*query_coordinates, "query_coordinates");
-    key_position = positions(*key_coordinates, "key_coordinates");
-  }
+#pragma GCC push_options
+#pragma GCC target("avx2,fma")
+#define PCT_VECTOR_BYTES 32
+#define PCT_ROWS 4
+namespace avx2 {
+#include "cpu/attention_kernels.h"
+}
+#undef PCT_VECTOR_BYTES
+#undef PCT_ROWS
+#pragma GCC pop_options
+#define PCT_CHOICE
+#endif
 
-  std::vector<int32_t> positions(const Tensor& coordinates, const char* name) const {
-    const int32_t* c = coordinates.data<int32_t>();
-    std::vector<int32_t> position(coordinates.size(0));
-    for (size_t i = 0; i < position.size(); ++i, c += 3) {
-      PCT_VALUE_CHECK(c[0] >= 0 && c[0] < window.w0 && c[1] >= 0 && c[1] < window.w1 && c[2] >= 0 && c[2] < window.w2,
-                      "ragged_attention: ", name, "[", i, "] = (", c[0], ", ", c[1], ", ", c[2],
-                      ") lies outside the window (", window.w0, ", ", window.w1, ", ", window.w2,
-                      ") that bias_table is made for");
-      position[i] = window.position(c);
-    }
-    return position;
-  }
-
-  const T* biases(int64_t h) const { return table + h * window.size() + window.centre(); }
-  int64_t seen(int64_t b, int64_t i) const {
-    const int64_t keys = key_rows[b + 1] - key_rows[b];
-    return causal ? std::min(keys, i - query_rows[b] + 1) : keys;
-  }
-  T score(int64_t b, int64_t h, int64_t i, int64_t j) const {
-    const T *q = query + (i * heads + h) * dim, *k = key + (j * heads + h) * dim;
-    T sum = 0;
-    for (int64_t d = 0; d < dim; ++d) sum += q[d] * k[d];
-    sum *= scale;
-    return table ? sum + biases(h)[query_position[i] - key_position[j]] : sum;
-    (void)b;
-  }
-};
+#define PCT_VECTOR_BYTES 16
+#define PCT_ROWS 4
+namespace portable {
+#include "cpu/attention_kernels.h"
+}
 
 template <class T>
-std::tuple<Tensor, Tensor> forward(const Problem<T>& p, const Tensor& query) {
-  Tensor output = zeros({query.size(0), p.heads, p.value_dim}, query.dtype(), query);
+const AttentionKernels<T>& attention_kernels() {
+  static const AttentionKernels<T> kernels = [] {
+#ifdef PCT_CHOICE
+    if (__builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl")) return avx512::attention_kernels<T>();
+    if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) return avx2::attention_kernels<T>();
+#endif
+    return portable::attention_kernels<T>();
+  }();
+  return kernels;
+}
+
+// body(task, workspace) for all tasks; each thread takes the next one when it is done with its last.
+template <class T, class Body>
+void run_tasks(int64_t tasks, int64_t workspace, const Body& body) {
+  std::atomic<int64_t> next{0};
+  parallel_for(0, std::min(tasks, num_threads()), 1, [&](int64_t, int64_t) {
+    Workspace<T> space(workspace);
+    for (int64_t task; (task = next++) < tasks;) body(task, space);
+  });
+}
+
+template <class T>
+std::tuple<Tensor, Tensor> forward(const Attention<T>& p, const Tensor& query) {
+  Tensor output = empty({query.size(0), p.heads, p.value_dim}, query.dtype(), query);
   Tensor logsumexp = empty({query.size(0), p.heads}, query.dtype(), query);
   T *out = output.template mutable_data<T>(), *lse = logsumexp.template mutable_data<T>();
-  parallel_for(0, p.sequences * p.heads, 1, [&](int64_t from, int64_t to) {
-    for (int64_t unit = from; unit < to; ++unit) {
-      const int64_t b = unit / p.heads, h = unit % p.heads, first = p.key_rows[b];
-      for (int64_t i = p.query_rows[b]; i < p.query_rows[b + 1]; ++i) {
-        std::vector<T> s(p.seen(b, i));
-        T most = -std::numeric_limits<T>::infinity(), sum = 0;
-        for (size_t j = 0; j < s.size(); ++j) most = std::max(most, s[j] = p.score(b, h, i, first + j));
-        const T shift = most == -std::numeric_limits<T>::infinity() ? T(0) : most;
-        for (T& x : s) sum += x = std::exp(x - shift);
-        lse[i * p.heads + h] = shift + std::log(sum);
-        if (sum == 0) continue;
-        T* o = out + (i * p.heads + h) * p.value_dim;
-        for (size_t j = 0; j < s.size(); ++j)
-          for (int64_t d = 0; d < p.value_dim; ++d)
-            o[d] += s[j] / sum * p.value[((first + j) * p.heads + h) * p.value_dim + d];
-      }
+  std::vector<Piece> pieces;
+  for (int64_t b = 0; b < p.sequences; ++b)
+    for (int64_t q = 0; q < p.queries(b); q += kQueryChunk) {
+      const int64_t last = std::min(q + kQueryChunk, p.queries(b));
+      pieces.push_back({b, q, last, 0, p.causal ? std::min(last, p.keys(b)) : p.keys(b)});
     }
+  const auto& kernels = attention_kernels<T>();
+  run_tasks<T>(pieces.size() * p.heads, kernels.forward_workspace(p), [&](int64_t task, Workspace<T>& space) {
+    kernels.forward(p, pieces[task / p.heads], task % p.heads, space, out, lse);
   });
   return {std::move(output), std::move(logsumexp)};
 }
 
+// The backward pass of one head is done in shares of about equal work, each by one thread from its first piece to its last.
+// How it is cut depends on the lengths alone, and what several shares add to (a table, a query whose keys are in several
+// pieces) is summed afterwards in their order: so the number of threads changes no bit of the result.
+struct Shares {
+  struct Part {
+    Piece piece;
+    int64_t spare;  // row of the spare rows that take its gradient of queries; -1: the gradient itself
+  };
+  std::vector<std::vector<Part>> parts;
+  int64_t spare_rows = 0;
+
+  template <class T>
+  explicit Shares(const Attention<T>& p) {
+    constexpr int64_t kShares = 32, kCutsOfAllHeads = 16;
+    constexpr double kLeastWork = 1 << 16;
+    const auto work = [&](int64_t b) { return double(p.queries(b)) * p.keys(b) * (p.dim + p.value_dim); };
+    double total = 0;
+    for (int64_t b = 0; b < p.sequences; ++b) total += work(b);
+    const double each = std::max(total / kShares, kLeastWork);
+    parts.resize(kShares);
+    double before = 0;
+    for (int64_t b = 0; b < p.sequences; ++b) {
+      int64_t cuts = std::min<int64_t>(std::max<int64_t>(1, kCutsOfAllHeads / p.heads), 1 + work(b) / each);
+      const int64_t keys = round_up(p.keys(b) / cuts + 1, kKeyTile);
+      for (int64_t k = 0; k == 0 || k < p.keys(b); k += keys) {
+        const Piece piece{b, 0, p.queries(b), k, std::min(k + keys, p.keys(b))};
+        parts[std::min<int64_t>(kShares - 1, before / each)].push_back({piece, k ? spare_rows : -1});
+        if (k) spare_rows += p.queries(b);
+        before += work(b) * (piece.last_key - k) / std::max<int64_t>(1, p.keys(b));
+      }
+    }
+    while (parts.size() > 1 && parts.back().empty()) parts.pop_back();
+  }
+};
+
 template <class T>
-std::tuple<Tensor, Tensor, Tensor, Tensor> backward(const Problem<T>& p, const Tensor& grad_output, const Tensor& query,
+std::tuple<Tensor, Tensor, Tensor, Tensor> backward(const Attention<T>& p, const Tensor& grad_output, const Tensor& query,
                                                     const Tensor& key, const Tensor& value, const Tensor& output,
                                                     const Tensor& logsumexp, const std::optional<Tensor>& bias_table) {
   const int32_t dtype = query.dtype();
-  Tensor grad_query = zeros({query.size(0), p.heads, p.dim}, dtype, query);
-  Tensor grad_key = zeros({key.size(0), p.heads, p.dim}, dtype, query);
-  Tensor grad_value = zeros({value.size(0), p.heads, p.value_dim}, dtype, query);
-  Tensor grad_table = bias_table ? zeros({p.heads, bias_table->size(1), bias_table->size(2), bias_table->size(3)}, dtype, query)
-                                 : zeros({0}, dtype, query);
-  const T *go = grad_output.data<T>(), *out = output.data<T>(), *lse = logsumexp.data<T>();
-  T *gq = grad_query.mutable_data<T>(), *gk = grad_key.mutable_data<T>(), *gv = grad_value.mutable_data<T>();
-  T* gt = grad_table.mutable_data<T>();
-  parallel_for(0, p.heads, 1, [&](int64_t from, int64_t to) {
-    for (int64_t h = from; h < to; ++h)
-      for (int64_t b = 0; b < p.sequences; ++b)
-        for (int64_t i = p.query_rows[b]; i < p.query_rows[b + 1]; ++i) {
-          const int64_t qi = i * p.heads + h;
-          if (lse[qi] == -std::numeric_limits<T>::infinity()) continue;
-          T mean = 0;
-          for (int64_t d = 0; d < p.value_dim; ++d) mean += go[qi * p.value_dim + d] * out[qi * p.value_dim + d];
-          for (int64_t j = p.key_rows[b]; j < p.key_rows[b] + p.seen(b, i); ++j) {
-            const int64_t kj = j * p.heads + h;
-            const T weight = std::exp(p.score(b, h, i, j) - lse[qi]);
-            T grad = -mean;
-            for (int64_t d = 0; d < p.value_dim; ++d) {
-              grad += go[qi * p.value_dim + d] * p.value[kj * p.value_dim + d];
-              gv[kj * p.value_dim + d] += weight * go[qi * p.value_dim + d];
-            }
-            grad *= weight;
-            for (int64_t d = 0; d < p.dim; ++d) {
-              gq[qi * p.dim + d] += grad * p.scale * p.key[kj * p.dim + d];
-              gk[kj * p.dim + d] += grad * p.scale * p.query[qi * p.dim + d];
-            }
-            if (p.table) gt[h * p.window.size() + p.window.centre() + p.query_position[i] - p.key_position[j]] += grad;
-          }
-        }
+  Tensor grad_query = empty({query.size(0), p.heads, p.dim}, dtype, query);
+  Tensor grad_key = empty({key.size(0), p.heads, p.dim}, dtype, query);
+  Tensor grad_value = empty({value.size(0), p.heads, p.value_dim}, dtype, query);
+  Tensor grad_table = bias_table ? empty({p.heads, bias_table->size(1), bias_table->size(2), bias_table->size(3)}, dtype, query)
+                                 : empty({0}, dtype, query);
+  const Gradients<T> g{output.data<T>(), logsumexp.data<T>(), grad_output.data<T>(), grad_key.mutable_data<T>(),
+                       grad_value.mutable_data<T>()};
+  T *gq = grad_query.mutable_data<T>(), *gt = grad_table.mutable_data<T>();
+  const Shares shares(p);
+  const int64_t row = p.heads * p.dim, biases = p.table ? p.window.size() : 0, count = shares.parts.size();
+  std::vector<T> spare(shares.spare_rows * row), tables(count * p.heads * biases);
+  const auto& kernels = attention_kernels<T>();
+  run_tasks<T>(count * p.heads, kernels.backward_workspace(p), [&](int64_t task, Workspace<T>& space) {
+    for (const auto& [piece, spare_row] : shares.parts[task / p.heads])
+      kernels.backward(p, g, piece, task % p.heads, space,
+                       spare_row < 0 ? gq + p.query_rows[piece.b] * row : spare.data() + spare_row * row,
+                       tables.data() + task * biases);
   });
+  for (const auto& share : shares.parts)
+    for (const auto& [piece, spare_row] : share)
+      if (spare_row >= 0)
+        for (int64_t i = 0; i < piece.last_query * row; ++i)
+          gq[p.query_rows[piece.b] * row + i] += spare[spare_row * row + i];
+  for (int64_t i = 0; i < p.heads * biases; ++i) {
+    gt[i] = 0;
+    for (int64_t s = 0; s < count; ++s) gt[i] += tables[s * p.heads * biases + i];
+  }
   return {std::move(grad_query), std::move(grad_key), std::move(grad_value), std::move(grad_table)};
 }
 
@@ -151,7 +159,7 @@ std::tuple<Tensor, Tensor> ragged_attention_cpu(const Tensor& query, const Tenso
                                                 bool causal) {
   check_ragged_attention(query, key, value, query_offsets, key_offsets, bias_table, query_coordinates, key_coordinates);
   const auto run = [&](auto zero) {
-    return forward(Problem<decltype(zero)>(query, key, value, query_offsets, key_offsets, bias_table, query_coordinates,
+    return forward(Attention<decltype(zero)>(query, key, value, query_offsets, key_offsets, bias_table, query_coordinates,
                                            key_coordinates, scale, causal),
                    query);
   };
@@ -166,7 +174,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> ragged_attention_backward_cpu(
   check_ragged_attention_backward(grad_output, query, key, value, output, logsumexp, query_offsets, key_offsets,
                                   bias_table, query_coordinates, key_coordinates);
   const auto run = [&](auto zero) {
-    return backward(Problem<decltype(zero)>(query, key, value, query_offsets, key_offsets, bias_table,
+    return backward(Attention<decltype(zero)>(query, key, value, query_offsets, key_offsets, bias_table,
                                             query_coordinates, key_coordinates, scale, causal),
                     grad_output, query, key, value, output, logsumexp, bias_table);
   };
