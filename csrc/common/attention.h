@@ -18,7 +18,9 @@ struct BiasWindow {
   PCT_BOTH int64_t size() const { return int64_t(2 * w0 - 1) * (2 * w1 - 1) * (2 * w2 - 1); }
   PCT_BOTH int32_t position(int32_t x, int32_t y, int32_t z) const { return (x * (2 * w1 - 1) + y) * (2 * w2 - 1) + z; }
   // Coordinates outside the window are moved to its border, so that no position leaves the table.
-  PCT_BOTH int32_t position(const int32_t* c) const { return position(inside(c[0], w0), inside(c[1], w1), inside(c[2], w2)); }
+  PCT_BOTH int32_t position(const int32_t* c) const {
+    return position(inside(c[0], w0), inside(c[1], w1), inside(c[2], w2));
+  }
   PCT_BOTH static int32_t inside(int32_t c, int32_t w) { return c < 0 ? 0 : c < w ? c : w - 1; }
 };
 

@@ -1,4 +1,4 @@
-// Attention over packed sequences: cuts the work into pieces, hands them to the kernels of the processor's instruction set.
+// Attention over packed sequences: cuts the work into pieces for the kernels of the processor's instruction set.
 #include "cpu/attention.h"
 
 #include <atomic>
@@ -45,7 +45,8 @@ template <class T>
 const AttentionKernels<T>& attention_kernels() {
   static const AttentionKernels<T> kernels = [] {
 #ifdef PCT_CHOICE
-    if (__builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl")) return avx512::attention_kernels<T>();
+    if (__builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl"))
+      return avx512::attention_kernels<T>();
     if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) return avx2::attention_kernels<T>();
 #endif
     return portable::attention_kernels<T>();
@@ -53,14 +54,25 @@ const AttentionKernels<T>& attention_kernels() {
   return kernels;
 }
 
-// body(task, workspace) for all tasks; each thread takes the next one when it is done with its last.
+// body(task, first head, last head, workspace) for all tasks. Each thread takes the next one when it is done with its last:
+// all heads of a task, whose numbers stand side by side, or single heads where tasks are few.
 template <class T, class Body>
-void run_tasks(int64_t tasks, int64_t workspace, const Body& body) {
+void run_tasks(int64_t tasks, int64_t heads, int64_t workspace, const Body& body) {
+  constexpr int64_t kFew = 16;
+  const int64_t parts = tasks < kFew ? heads : 1, each = heads / parts;
   std::atomic<int64_t> next{0};
-  parallel_for(0, std::min(tasks, num_threads()), 1, [&](int64_t, int64_t) {
+  parallel_for(0, std::min(tasks * parts, num_threads()), 1, [&](int64_t, int64_t) {
     Workspace<T> space(workspace);
-    for (int64_t task; (task = next++) < tasks;) body(task, space);
+    for (int64_t i; (i = next++) < tasks * parts;) body(i / parts, i % parts * each, (i % parts + 1) * each, space);
   });
+}
+
+// Brings rows nearer in the order in which they lie in memory: the kernels take them head by head.
+template <class T>
+void prefetch(const T* rows, int64_t count, int64_t row_size) {
+  const char* bytes = reinterpret_cast<const char*>(rows);
+  const int64_t size = std::min(count, kQueryChunk) * row_size * sizeof(T);
+  for (int64_t i = 0; i < size; i += 64) __builtin_prefetch(bytes + i, 0, 2);
 }
 
 template <class T>
@@ -75,15 +87,23 @@ std::tuple<Tensor, Tensor> forward(const Attention<T>& p, const Tensor& query) {
       pieces.push_back({b, q, last, 0, p.causal ? std::min(last, p.keys(b)) : p.keys(b)});
     }
   const auto& kernels = attention_kernels<T>();
-  run_tasks<T>(pieces.size() * p.heads, kernels.forward_workspace(p), [&](int64_t task, Workspace<T>& space) {
-    kernels.forward(p, pieces[task / p.heads], task % p.heads, space, out, lse);
-  });
+  run_tasks<T>(pieces.size(), p.heads, kernels.forward_workspace(p),
+               [&](int64_t i, int64_t head, int64_t last_head, Workspace<T>& space) {
+                 const Piece& piece = pieces[i];
+                 const int64_t q = p.query_rows[piece.b] + piece.first_query, k = p.key_rows[piece.b];
+                 if (head + 1 < last_head) {
+                   prefetch(p.query + q * p.row(), piece.last_query - piece.first_query, p.row());
+                   prefetch(p.key + k * p.row(), piece.last_key, p.row());
+                   prefetch(p.value + k * p.value_row(), piece.last_key, p.value_row());
+                 }
+                 for (; head < last_head; ++head) kernels.forward(p, piece, head, space, out, lse);
+               });
   return {std::move(output), std::move(logsumexp)};
 }
 
-// The backward pass of one head is done in shares of about equal work, each by one thread from its first piece to its last.
-// How it is cut depends on the lengths alone, and what several shares add to (a table, a query whose keys are in several
-// pieces) is summed afterwards in their order: so the number of threads changes no bit of the result.
+// The backward pass of one head is done in shares of about equal work, each by one thread from its first piece to its
+// last. How it is cut depends on the lengths alone, and what several shares add to (a table, a query whose keys are in
+// several pieces) is summed afterwards in their order: so the number of threads changes no bit of the result.
 struct Shares {
   struct Part {
     Piece piece;
@@ -117,36 +137,40 @@ struct Shares {
 };
 
 template <class T>
-std::tuple<Tensor, Tensor, Tensor, Tensor> backward(const Attention<T>& p, const Tensor& grad_output, const Tensor& query,
-                                                    const Tensor& key, const Tensor& value, const Tensor& output,
-                                                    const Tensor& logsumexp, const std::optional<Tensor>& bias_table) {
+std::tuple<Tensor, Tensor, Tensor, Tensor> backward(const Attention<T>& p, const Tensor& grad_output,
+                                                    const Tensor& query, const Tensor& key, const Tensor& value,
+                                                    const Tensor& output, const Tensor& logsumexp,
+                                                    const std::optional<Tensor>& table) {
   const int32_t dtype = query.dtype();
   Tensor grad_query = empty({query.size(0), p.heads, p.dim}, dtype, query);
   Tensor grad_key = empty({key.size(0), p.heads, p.dim}, dtype, query);
   Tensor grad_value = empty({value.size(0), p.heads, p.value_dim}, dtype, query);
-  Tensor grad_table = bias_table ? empty({p.heads, bias_table->size(1), bias_table->size(2), bias_table->size(3)}, dtype, query)
-                                 : empty({0}, dtype, query);
+  Tensor grad_table = table ? empty({p.heads, table->size(1), table->size(2), table->size(3)}, dtype, query)
+                            : empty({0}, dtype, query);
   const Gradients<T> g{output.data<T>(), logsumexp.data<T>(), grad_output.data<T>(), grad_key.mutable_data<T>(),
                        grad_value.mutable_data<T>()};
-  T *gq = grad_query.mutable_data<T>(), *gt = grad_table.mutable_data<T>();
+  T *of_query = grad_query.mutable_data<T>(), *of_table = grad_table.mutable_data<T>();
   const Shares shares(p);
-  const int64_t row = p.heads * p.dim, biases = p.table ? p.window.size() : 0, count = shares.parts.size();
-  std::vector<T> spare(shares.spare_rows * row), tables(count * p.heads * biases);
+  const int64_t biases = p.table ? p.window.size() : 0, count = shares.parts.size();
+  std::vector<T> spare(shares.spare_rows * p.row()), tables(count * p.heads * biases);
   const auto& kernels = attention_kernels<T>();
-  run_tasks<T>(count * p.heads, kernels.backward_workspace(p), [&](int64_t task, Workspace<T>& space) {
-    for (const auto& [piece, spare_row] : shares.parts[task / p.heads])
-      kernels.backward(p, g, piece, task % p.heads, space,
-                       spare_row < 0 ? gq + p.query_rows[piece.b] * row : spare.data() + spare_row * row,
-                       tables.data() + task * biases);
-  });
+  run_tasks<T>(count, p.heads, kernels.backward_workspace(p),
+               [&](int64_t i, int64_t first_head, int64_t last_head, Workspace<T>& space) {
+                 for (const auto& [piece, spare_row] : shares.parts[i]) {
+                   T* rows = spare_row < 0 ? of_query + p.query_rows[piece.b] * p.row() : &spare[spare_row * p.row()];
+                   for (int64_t head = first_head; head < last_head; ++head)
+                     kernels.backward(p, g, piece, head, space, rows, tables.data() + (i * p.heads + head) * biases);
+                 }
+               });
   for (const auto& share : shares.parts)
-    for (const auto& [piece, spare_row] : share)
-      if (spare_row >= 0)
-        for (int64_t i = 0; i < piece.last_query * row; ++i)
-          gq[p.query_rows[piece.b] * row + i] += spare[spare_row * row + i];
+    for (const auto& [piece, spare_row] : share) {
+      if (spare_row < 0) continue;
+      T* rows = of_query + p.query_rows[piece.b] * p.row();
+      for (int64_t i = 0; i < piece.last_query * p.row(); ++i) rows[i] += spare[spare_row * p.row() + i];
+    }
   for (int64_t i = 0; i < p.heads * biases; ++i) {
-    gt[i] = 0;
-    for (int64_t s = 0; s < count; ++s) gt[i] += tables[s * p.heads * biases + i];
+    of_table[i] = 0;
+    for (int64_t s = 0; s < count; ++s) of_table[i] += tables[s * p.heads * biases + i];
   }
   return {std::move(grad_query), std::move(grad_key), std::move(grad_value), std::move(grad_table)};
 }

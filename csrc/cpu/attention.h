@@ -54,6 +54,8 @@ struct Attention {
     key_position = positions(*key_coordinates, "key_coordinates");
   }
 
+  int64_t row() const { return heads * dim; }  // numbers of one query or key, all heads
+  int64_t value_row() const { return heads * value_dim; }
   int64_t queries(int64_t b) const { return query_rows[b + 1] - query_rows[b]; }
   int64_t keys(int64_t b) const { return key_rows[b + 1] - key_rows[b]; }
 

@@ -48,9 +48,9 @@ def arguments(inputs, extra, causal=False):
 
 
 def close(ours, theirs):
-    """Sums of some hundred float32 products in another order; 1e-9 in float64."""
+    """Sums of some hundred products, of a size of ten, in another order; they may cancel to nothing."""
     exact = theirs.dtype == torch.float64
-    torch.testing.assert_close(ours, theirs, rtol=1e-9 if exact else 2e-5, atol=1e-10 if exact else 2e-6)
+    torch.testing.assert_close(ours, theirs, rtol=1e-9 if exact else 2e-5, atol=1e-10 if exact else 1e-5)
 
 
 def peak_memory():
