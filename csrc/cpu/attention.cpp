@@ -54,8 +54,8 @@ const AttentionKernels<T>& attention_kernels() {
   return kernels;
 }
 
-// body(task, first head, last head, workspace) for all tasks. Each thread takes the next one when it is done with its last:
-// all heads of a task, whose numbers stand side by side, or single heads where tasks are few.
+// body(task, first head, last head, workspace) for all tasks. Each thread takes the next one when it is done with its
+// last: all heads of a task, whose numbers stand side by side, or single heads where tasks are few.
 template <class T, class Body>
 void run_tasks(int64_t tasks, int64_t heads, int64_t workspace, const Body& body) {
   constexpr int64_t kFew = 16;
@@ -183,8 +183,8 @@ std::tuple<Tensor, Tensor> ragged_attention_cpu(const Tensor& query, const Tenso
                                                 bool causal) {
   check_ragged_attention(query, key, value, query_offsets, key_offsets, bias_table, query_coordinates, key_coordinates);
   const auto run = [&](auto zero) {
-    return forward(Attention<decltype(zero)>(query, key, value, query_offsets, key_offsets, bias_table, query_coordinates,
-                                           key_coordinates, scale, causal),
+    return forward(Attention<decltype(zero)>(query, key, value, query_offsets, key_offsets, bias_table,
+                                             query_coordinates, key_coordinates, scale, causal),
                    query);
   };
   return query.dtype() == float32() ? run(float()) : run(double());
@@ -199,7 +199,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> ragged_attention_backward_cpu(
                                   bias_table, query_coordinates, key_coordinates);
   const auto run = [&](auto zero) {
     return backward(Attention<decltype(zero)>(query, key, value, query_offsets, key_offsets, bias_table,
-                                            query_coordinates, key_coordinates, scale, causal),
+                                              query_coordinates, key_coordinates, scale, causal),
                     grad_output, query, key, value, output, logsumexp, bias_table);
   };
   return query.dtype() == float32() ? run(float()) : run(double());

@@ -43,7 +43,7 @@ inline Vector<double> exp2_of(Vector<double> x) {
   return x;
 }
 
-// ---- products --------------------------------------------------------------------------------------------------------
+// ---- products -------------------------------------------------------------------------------------------------------
 // M rows and N vectors of C: C[m][n] (+)= sum over k of A(m, k) B[k][n], with A(m, k) = a[m * a_row + k * a_step].
 template <int M, int N, class T>
 inline void multiply_block(int64_t depth, const T* a, int64_t a_row, int64_t a_step, const T* b, int64_t b_row, T* c,
@@ -76,7 +76,7 @@ void multiply(int64_t rows, int64_t columns, int64_t depth, const T* a, int64_t 
   }
 }
 
-// ---- tiles -----------------------------------------------------------------------------------------------------------
+// ---- tiles ----------------------------------------------------------------------------------------------------------
 // rows of one head, one after another, each filled up with zeros to `width`
 template <class T>
 void copy_rows(const T* from, int64_t stride, int64_t rows, int64_t dim, int64_t width, T factor, T* to) {
@@ -203,7 +203,7 @@ inline void soften(int64_t keys, T* scores, T* most, T* total, T* shrink) {
   for (int n = 0; n < N; ++n) at(total + n * kLanes<T>) = sum[n];
 }
 
-// ---- forward ---------------------------------------------------------------------------------------------------------
+// ---- forward --------------------------------------------------------------------------------------------------------
 template <class T>
 int64_t forward_workspace(const Attention<T>& p) {
   const int64_t value_rows = round_up(p.value_dim, PCT_ROWS);
@@ -219,7 +219,8 @@ void forward(const Attention<T>& p, const Piece& piece, int64_t head, Workspace<
   T *most = space.take(kQueryChunk), *total = space.take(kQueryChunk), *shrink = space.take(kQueryTile);
   T *keys = space.take(kKeyTile * p.dim), *values = space.take(kKeyTile * value_rows);
   T* scores = space.take(kKeyTile * kQueryTile);
-  copy_columns(p.query + query_row * p.row() + head * p.dim, p.row(), queries, p.dim, T(p.scale * kLog2e), query_columns);
+  copy_columns(p.query + query_row * p.row() + head * p.dim, p.row(), queries, p.dim, T(p.scale * kLog2e),
+               query_columns);
   std::fill_n(output_columns, round_up(queries, kQueryTile) * value_rows, T(0));
   std::fill_n(most, queries, -std::numeric_limits<T>::infinity());
   std::fill_n(total, queries, T(0));
@@ -258,7 +259,7 @@ void forward(const Attention<T>& p, const Piece& piece, int64_t head, Workspace<
     logsumexp[(query_row + i) * p.heads + head] = most[i] * T(1 / kLog2e) + std::log(total[i]);
 }
 
-// ---- backward --------------------------------------------------------------------------------------------------------
+// ---- backward -------------------------------------------------------------------------------------------------------
 // scores become weights, gradients of weights those of scores: p (dp - sum of p dp), N vectors of queries at a time
 template <int N, class T>
 inline void differentiate(int64_t keys, T* scores, T* grads, const T* logsumexp, const T* mean) {
