@@ -21,11 +21,14 @@ from pctransformer.datasets.samples import CloudDataset, LazySamples, Sample, Tr
 
 Split = Literal["train", "test"]
 
-_NORMAL_LENGTH = (0.5, 1.5)  # a column of normals whose lengths are elsewhere is something else
+_LARGE_COORDINATE = 4096.0  # from here on float32 no longer resolves half a millimetre
+_LARGEST_NORMAL = 1.1  # room for the digits that text files leave out
 
 
 def sample_from(points: np.ndarray, *, label: int, name: str, path: str | Path) -> Sample:
     """A sample from rows of 3 values, or 6 whose last three are normals.
+
+    A shape far from the origin, in float64, is moved there by whole metres before float32 could round its details away.
 
     Raises:
         FileFormatError: a value is not finite, there are no points, or the last three columns are no unit normals.
@@ -37,13 +40,17 @@ def sample_from(points: np.ndarray, *, label: int, name: str, path: str | Path) 
         raise FileFormatError(path, f"{name} has a value that is not finite in row {row}: {points[row].tolist()}")
     normals = None
     if points.shape[1] == 6:
-        lengths = np.linalg.norm(points[:, 3:], axis=1)
-        if not _NORMAL_LENGTH[0] < np.median(lengths) < _NORMAL_LENGTH[1]:
-            raise FileFormatError(
-                path, f"columns 4 to 6 of {name} are no normals: their median length is {np.median(lengths):.3g}"
+        largest = np.abs(points[:, 3:]).max(axis=1)
+        if largest.max() > _LARGEST_NORMAL or np.median(largest) < 0.5:  # of a unit vector it is 0.58 to 1
+            found = (
+                f"the largest of the three is {largest.max():.3g} at most and {np.median(largest):.3g} at the median"
             )
+            raise FileFormatError(path, f"columns 4 to 6 of {name} are no unit normals: {found}")
         normals = torch.from_numpy(points[:, 3:].astype(np.float32))
-    return Sample(torch.from_numpy(points[:, :3].astype(np.float32)), normals=normals, label=label, name=name)
+    xyz = points[:, :3]
+    if xyz.dtype == np.float64 and np.abs(xyz).max() > _LARGE_COORDINATE:
+        xyz = xyz - np.round((xyz.min(axis=0) + xyz.max(axis=0)) / 2)
+    return Sample(torch.from_numpy(xyz.astype(np.float32)), normals=normals, label=label, name=name)
 
 
 def _check_split(split: str) -> None:

@@ -46,6 +46,14 @@ def test_classes_labels_and_split(tmp_path):
     assert (pickle.loads(pickle.dumps(train.samples))[-1].xyz == sample.xyz).all()  # for workers that are spawned
 
 
+def test_far_coordinates_keep_their_digits(tmp_path):
+    (tmp_path / "tree").mkdir()
+    xyz = np.array([691234.0, 5334321.0, 519.0]) + np.array([[0, 0, 0], [0.001, 0.002, 0.003], [1, 2, 3]])
+    np.savetxt(tmp_path / "tree" / "a.xyz", xyz, "%.4f")
+    sample = folder_dataset(tmp_path, "all")[0]
+    np.testing.assert_allclose(sample.xyz - sample.xyz[0], xyz - xyz[0], atol=1e-6)
+
+
 def test_the_split_is_drawn_once(tmp_path):
     root = make(tmp_path, cup=10, axe=5)
     first = names(folder_dataset(root, "test"))
