@@ -1,6 +1,6 @@
 // Rows of features by index, with or without relative coordinates or weights, and the gradients of that.
+#include <memory>
 #include <optional>
-#include <vector>
 
 #include "checks.h"
 #include "cpu/segments.h"
@@ -15,26 +15,35 @@ namespace {
 int64_t rows_per_task(int64_t row_bytes) { return 1 + (1 << 17) / (row_bytes + 1); }
 
 // Rows of `bytes` each; `bytes` that are a constant make fast code.
-PCT_INLINE void copy_rows(const char* features, const int64_t* index, int64_t bytes, char* out, int64_t begin, int64_t end,
-                          int64_t last) {
+PCT_INLINE void copy_rows(const char* features, const int64_t* index, int64_t bytes, char* out, int64_t begin,
+                          int64_t end) {
   for (int64_t i = begin; i < end; ++i, out += bytes) {
-    const int64_t row = index[i], next = index[std::min(i + kFetchAhead, last)];
-    for (int64_t line = 0; line < bytes; line += 64) __builtin_prefetch(features + std::max<int64_t>(next, 0) * bytes + line);
-    if (row >= 0)
-      std::memcpy(out, features + row * bytes, bytes);
+    if (index[i] >= 0)
+      std::memcpy(out, features + index[i] * bytes, bytes);
     else
       std::memset(out, 0, bytes);
   }
 }
 
 PCT_CLONES void copy_rows_of(const char* features, const int64_t* index, int64_t bytes, char* out, int64_t begin,
-                             int64_t end, int64_t last) {
+                             int64_t end) {
   switch (bytes) {
-    case 64: return copy_rows(features, index, 64, out, begin, end, last);
-    case 128: return copy_rows(features, index, 128, out, begin, end, last);
-    case 256: return copy_rows(features, index, 256, out, begin, end, last);
-    default: return copy_rows(features, index, bytes, out, begin, end, last);
+    case 64: return copy_rows(features, index, 64, out, begin, end);
+    case 128: return copy_rows(features, index, 128, out, begin, end);
+    case 256: return copy_rows(features, index, 256, out, begin, end);
+    default: return copy_rows(features, index, bytes, out, begin, end);
   }
+}
+
+// The same for rows of whole cache lines, straight past the cache.
+void stream_rows(const char* features, const int64_t* index, int64_t bytes, char* out, int64_t begin, int64_t end) {
+  for (int64_t i = begin; i < end; ++i) {
+    if (index[i] >= 0)
+      copy_past_cache(out + i * bytes, features + index[i] * bytes, bytes);
+    else
+      std::memset(out + i * bytes, 0, bytes);
+  }
+  end_of_stream();
 }
 
 Tensor gather_cpu(const Tensor& features, const Tensor& index) {
@@ -45,9 +54,11 @@ Tensor gather_cpu(const Tensor& features, const Tensor& index) {
   Tensor out = empty({rows, columns}, features.dtype(), features);
   const char* in = features.data<char>();
   char* target = out.mutable_data<char>();
+  const bool stream = rows * bytes >= kStreamBytes;
   parallel_for(0, rows, rows_per_task(bytes), [&](int64_t from, int64_t to) {
-    write_rows(target, from, to, bytes, rows * bytes >= kStreamBytes, [&](char* at, int64_t begin, int64_t end) {
-      copy_rows_of(in, from_row, bytes, at, begin, end, rows - 1);
+    if (stream && bytes % 64 == 0) return stream_rows(in, from_row, bytes, target, from, to);
+    write_rows(target, from, to, bytes, stream, [&](char* at, int64_t begin, int64_t end) {
+      copy_rows_of(in, from_row, bytes, at, begin, end);
     });
   });
   return out;
@@ -107,30 +118,59 @@ Tensor group_cpu(const Tensor& xyz, const Tensor& query_xyz, const Tensor& index
   return out;
 }
 
-// sum_j weight[m, j] * features[index[m, j]]
-template <class T>
-PCT_INLINE void weighted_block(const T* features, int64_t columns, const int64_t* index, const accumulator<T>* weight,
-                               int64_t neighbors, T* out, int64_t width) {
+// weight[0] * rows[0] + weight[1] * rows[1] + ...
+template <int kTerms, class T>
+PCT_INLINE void weighted_sum(const T* const* rows, const accumulator<T>* weight, T* __restrict out, int64_t columns) {
   using A = accumulator<T>;
-  A sum[kColumnBlock] = {};
-  for (int64_t j = 0; j < neighbors; ++j) {
-    if (index[j] < 0) continue;
-    const T* row = features + index[j] * columns;
-    for (int64_t c = 0; c < width; ++c) sum[c] += weight[j] * A(row[c]);
+  for (int64_t c = 0; c < columns; ++c) {
+    A sum = 0;
+    for (int t = 0; t < kTerms; ++t) sum += weight[t] * A(rows[t][c]);
+    out[c] = T(sum);
   }
-  for (int64_t c = 0; c < width; ++c) out[c] = T(sum[c]);
 }
 
+// The same for any number of rows, by blocks of columns so narrow that their sums stay in a register.
+template <class T>
+PCT_INLINE void weighted_sum(const T* features, int64_t columns, const int64_t* index, const accumulator<T>* weight,
+                             int64_t neighbors, T* out) {
+  using A = accumulator<T>;
+  constexpr int64_t kLanes = 16;
+  for (int64_t column = 0; column < columns; column += kLanes) {
+    const int64_t width = std::min(kLanes, columns - column);
+    A sum[kLanes] = {};
+    for (int64_t j = 0; j < neighbors; ++j) {
+      if (index[j] < 0) continue;
+      const T* row = features + index[j] * columns + column;
+      for (int64_t c = 0; c < width; ++c) sum[c] += weight[j] * A(row[c]);
+    }
+    for (int64_t c = 0; c < width; ++c) out[column + c] = T(sum[c]);
+  }
+}
+
+// out[m] = sum_j weight[m, j] * features[index[m, j]]
 template <class T>
 PCT_CLONES void weighted_rows(const T* features, int64_t columns, const int64_t* index, const accumulator<T>* weight,
                               int64_t neighbors, T* out, int64_t begin, int64_t end) {
-  for (int64_t m = begin; m < end; ++m, out += columns) {
-    const int64_t* rows = index + m * neighbors;
-    const accumulator<T>* weights = weight + m * neighbors;
-    int64_t c = 0;
-    for (; c + kColumnBlock <= columns; c += kColumnBlock)
-      weighted_block(features + c, columns, rows, weights, neighbors, out + c, kColumnBlock);
-    if (c < columns) weighted_block(features + c, columns, rows, weights, neighbors, out + c, columns - c);
+  constexpr int64_t kFew = 4;
+  index += begin * neighbors;
+  weight += begin * neighbors;
+  for (int64_t m = begin; m < end; ++m, index += neighbors, weight += neighbors, out += columns) {
+    if (neighbors > kFew) {
+      weighted_sum(features, columns, index, weight, neighbors, out);
+      continue;
+    }
+    const T* rows[kFew];
+    accumulator<T> factors[kFew];
+    int terms = 0;
+    for (int64_t j = 0; j < neighbors; ++j)
+      if (index[j] >= 0) rows[terms] = features + index[j] * columns, factors[terms++] = weight[j];
+    switch (terms) {
+      case 1: weighted_sum<1>(rows, factors, out, columns); break;
+      case 2: weighted_sum<2>(rows, factors, out, columns); break;
+      case 3: weighted_sum<3>(rows, factors, out, columns); break;
+      case 4: weighted_sum<4>(rows, factors, out, columns); break;
+      default: std::fill_n(out, columns, T(0.0f));
+    }
   }
 }
 

@@ -12,10 +12,10 @@
 
 namespace pct {
 
-// From this size on, written rows would push each other out of the second-level cache before anybody reads them.
-constexpr int64_t kStreamBytes = 4 << 20;
+// From this size on, the first rows written would have left the last-level cache, or most of it, before anybody reads them.
+constexpr int64_t kStreamBytes = 16 << 20;
 
-// memcpy of bytes nobody reads soon; ends with whole cache lines written past the cache.
+// memcpy of bytes that nobody reads soon: whole cache lines go past the cache. Followed by end_of_stream() at some time.
 PCT_INLINE void copy_past_cache(char* out, const char* in, int64_t bytes) {
 #if defined(__SSE2__)
   const int64_t head = std::min<int64_t>(bytes, -reinterpret_cast<intptr_t>(out) & 63);
@@ -26,6 +26,13 @@ PCT_INLINE void copy_past_cache(char* out, const char* in, int64_t bytes) {
       _mm_stream_si128(reinterpret_cast<__m128i*>(out + piece), _mm_loadu_si128(reinterpret_cast<const __m128i*>(in + piece)));
 #endif
   std::memcpy(out, in, bytes);
+}
+
+// What was streamed comes before what is written next.
+inline void end_of_stream() {
+#if defined(__SSE2__)
+  _mm_sfence();
+#endif
 }
 
 // Makes rows [from, to) of `row_bytes` each at `out` (the place of row 0) with fill(target, begin, end), which writes rows
@@ -41,9 +48,7 @@ void write_rows(char* out, int64_t from, int64_t to, int64_t row_bytes, bool str
     fill(buffer, begin, end);
     copy_past_cache(out + begin * row_bytes, buffer, (end - begin) * row_bytes);
   }
-#if defined(__SSE2__)
-  _mm_sfence();
-#endif
+  end_of_stream();
 }
 
 }  // namespace pct

@@ -25,13 +25,12 @@ inline void check_offset_values(const int64_t* offsets, int64_t clouds, int64_t 
 // every index in [low, rows)
 inline void check_index_values(const int64_t* index, int64_t n, int64_t low, int64_t rows, const char* op,
                                const char* name) {
-  int64_t smallest = low, largest = low - 1;  // one vectorised pass without branches
-  for (int64_t i = 0; i < n; ++i) {
-    smallest = index[i] < smallest ? index[i] : smallest;
-    largest = index[i] > largest ? index[i] : largest;
-  }
-  PCT_VALUE_CHECK(smallest >= low && largest < rows, op, ": ", name, " must be in [", low, ", ", rows, "), but holds ",
-                  smallest < low ? smallest : largest, low < 0 ? "; -1 stands for no row" : "");
+  int64_t signs = 0;  // negative once a difference was: one vectorised pass without branches
+  for (int64_t i = 0; i < n; ++i) signs |= (index[i] - low) | (rows - 1 - index[i]);
+  if (signs >= 0) return;
+  for (int64_t i = 0; i < n; ++i)
+    PCT_VALUE_CHECK(index[i] >= low && index[i] < rows, op, ": ", name, " must be in [", low, ", ", rows, "), but holds ",
+                    index[i], low < 0 ? "; -1 stands for no row" : "");
 }
 
 // no NaN and no infinity among n values; `columns` turns a position into a row for the message

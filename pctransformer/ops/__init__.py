@@ -8,7 +8,7 @@ packed data; -1 means "none". Empty clouds and clouds of one point are ordinary.
 from pctransformer.ops.attention import ragged_attention
 from pctransformer.ops.ball_query import ball_query
 from pctransformer.ops.curves import hilbert_code, morton_code
-from pctransformer.ops.grouping import gather, group
+from pctransformer.ops.grouping import gather, group, interpolate
 from pctransformer.ops.knn import knn
 from pctransformer.ops.sampling import farthest_point_sample
 from pctransformer.ops.segments import scatter, scatter_softmax, segment, segment_softmax
@@ -19,6 +19,7 @@ __all__ = [
     "gather",
     "group",
     "hilbert_code",
+    "interpolate",
     "knn",
     "morton_code",
     "ragged_attention",

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
 from torch import Tensor
 
 from pctransformer.ops import _checks, _library
+from pctransformer.ops.knn import knn
 from pctransformer.ops.segments import _segment_sum, _sort_index
 
 
@@ -71,18 +74,68 @@ def group(
     if index.dim() != 2 or index.shape[0] != query_xyz.shape[0]:
         raise ValueError(f"index must be (M, k) for {query_xyz.shape[0]} queries, got shape {tuple(index.shape)}")
     if features is not None:
-        _check_features(features)
-        _checks.same_device(features, "features", xyz, "xyz")
-        if not features.is_floating_point():
-            raise TypeError(f"features must be floating, got {features.dtype}; convert with .float()")
-        if features.shape[0] != xyz.shape[0]:
-            raise ValueError(f"features must have one row for each of {xyz.shape[0]} points, got {features.shape[0]}")
+        _check_point_features(features, xyz)
         features = features.contiguous()
     if radius is not None and not radius > 0:
         raise ValueError(f"radius must be positive, got {radius}")
     # coordinates that autocast made half by themselves are brought back
     xyz, query_xyz = xyz.float().contiguous(), query_xyz.float().contiguous()
     return _library.call(_group, xyz, query_xyz, index.contiguous(), features, 1.0 if radius is None else float(radius))
+
+
+def interpolate(
+    xyz: Tensor,
+    offsets: Tensor,
+    features: Tensor,
+    query_xyz: Tensor,
+    query_offsets: Tensor,
+    *,
+    k: int = 3,
+    power: Literal[1, 2] = 1,
+) -> Tensor:
+    """Carry features from points to queries: the mean of the k nearest points, weighted by inverse distance.
+
+    PointNet++'s "feature propagation". A query on a point gets, to float precision, that point's features; a query
+    whose cloud has fewer than k points takes those there are, and zeros from an empty cloud. `power` follows the two
+    families of public code, whose results differ. Gradients go to features and, through the weights, to both
+    coordinates; where a distance is 0 its gradient is taken as 0. Under autocast features keep their type, coordinates
+    are float32.
+
+    Args:
+        xyz: points with features, packed (N, 3) float32, metres.
+        offsets: (B + 1,) int64, cloud b is rows offsets[b]:offsets[b + 1].
+        features: (N, C) of the points.
+        query_xyz: where features are wanted, packed (M, 3).
+        query_offsets: (B + 1,) int64.
+        k: points per query.
+        power: 1 weights by 1 / (d + 1e-8), d the Euclidean distance, as pointnet2_ops and Pointcept do; 2 by
+            1 / (d^2 + 1e-8), as PointNet++ in plain torch does. Weights of a query sum to 1.
+
+    Returns:
+        (M, C) of the type of features: row m is the weighted mean of features for query m.
+
+    Raises:
+        ValueError: shapes do not fit, the offsets describe different numbers of clouds, k or power is out of range, on
+            CPU: NaN or infinite coordinates, offsets that decrease. On CUDA a NaN point is never found.
+        TypeError: xyz and query_xyz are not of one type, features are not floating.
+
+    Source: Qi et al., PointNet++, 2017, equation 2.
+    """
+    _checks.search(xyz, offsets, query_xyz, query_offsets, float64_too=True)
+    _check_point_features(features, xyz)
+    if power not in (1, 2):
+        raise ValueError(f"power must be 1 or 2, got {power!r}")
+    index, squared_distance = knn(xyz, offsets, query_xyz, query_offsets, k)
+    none = index < 0
+    # The derivative of a square root is infinite at 0: there, and where there is no point, it never sees the distance.
+    apart = squared_distance.masked_fill(none, 1)
+    if power == 1:
+        zero = apart == 0
+        apart = apart.masked_fill(zero, 1).sqrt().masked_fill(zero, 0)
+    weight = (1 / (apart + 1e-8)).masked_fill(none, 0)
+    weight = weight / weight.sum(1, keepdim=True).clamp(min=1e-30)
+    weight = weight.to(torch.float64 if features.dtype == torch.float64 else torch.float32)
+    return _library.call(_weighted_gather, features.contiguous(), index, weight)
 
 
 # ---- below the contract ----------------------------------------------------------------------------------------------
@@ -93,6 +146,15 @@ def _check_features(features: Tensor) -> None:
             f"features must be packed (N, C), got shape {tuple(features.shape)}; (B, N, C) becomes packed with"
             " .flatten(0, 1), and an index into it must then count rows of all clouds"
         )
+
+
+def _check_point_features(features: Tensor, xyz: Tensor) -> None:
+    _check_features(features)
+    _checks.same_device(features, "features", xyz, "xyz")
+    if not features.is_floating_point():
+        raise TypeError(f"features must be floating, got {features.dtype}; convert with .float()")
+    if features.shape[0] != xyz.shape[0]:
+        raise ValueError(f"features must have one row for each of {xyz.shape[0]} points, got {features.shape[0]}")
 
 
 # Four linear operators that are each other's gradients: gather and weighted_gather take rows, gather_backward sums them

@@ -3,8 +3,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pctransformer.ops import _library, gather, group, reference
+from pctransformer.ops import _library, gather, group, interpolate, reference
 from pctransformer.ops.grouping import _sum_back_sorted
+from tests.ops.clouds import RAGGED_SIZES, offsets_of, packed_clouds, ragged
 
 OPERATORS = torch.ops.pctransformer
 DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
@@ -86,13 +87,13 @@ def test_equals_reference(points, queries, neighbors, columns, seed):
 
 @pytest.mark.parametrize("columns", [64, 61])
 def test_large_results_are_streamed(columns):
-    """Results of several MB take another way to memory, row by row and batch by batch."""
-    xyz, query_xyz, index, features = neighbourhoods(500, 1500, 33, columns)
+    """Results of 16 MiB and more take another way to memory: rows of whole cache lines, and others in batches."""
+    xyz, query_xyz, index, features = neighbourhoods(500, 2200, 33, columns)
     assert torch.equal(gather(features, index), reference.gather(features, index))
     expected = reference.group(xyz, query_xyz, index, features, 2.0)
     assert torch.equal(group(xyz, query_xyz, index, features, radius=2.0), expected)
-    weight = torch.rand(20_000, 1)
-    index = random_index(20_000, 1, rows=500)
+    weight = torch.rand(70_000, 1)
+    index = random_index(70_000, 1, rows=500)
     expected = reference.weighted_gather(features, index, weight)
     assert torch.equal(OPERATORS.weighted_gather(features, index, weight), expected)
 
@@ -274,6 +275,113 @@ def test_bad_input_to_group_is_explained(change, error, text):
     good = dict(zip(("xyz", "query_xyz", "index", "features"), neighbourhoods()))
     with pytest.raises(error, match=text):
         group(**(good | change))
+
+
+# ---- interpolate -----------------------------------------------------------------------------------------------------
+def interpolated_by_hand(xyz, offsets, features, query_xyz, query_offsets, k=3, power=1):
+    """Query by query, in float64."""
+    rows = []
+    for b in range(len(offsets) - 1):
+        points, values = (x[offsets[b] : offsets[b + 1]].double() for x in (xyz, features))
+        for query in query_xyz[query_offsets[b] : query_offsets[b + 1]].double():
+            distance, nearest = (points - query).norm(dim=1).sort(stable=True)
+            weight = 1 / (distance[:k] ** power + 1e-8)
+            rows.append((values[nearest[:k]] * (weight / weight.sum())[:, None]).sum(0))
+    return torch.stack(rows) if rows else features.new_zeros(0, features.shape[1]).double()
+
+
+def test_interpolate_by_hand():
+    xyz = torch.tensor([[0.0, 0, 0], [3, 0, 0], [100, 0, 0]])
+    features = torch.tensor([[0.0], [30], [7]])
+    query = torch.tensor([[1.0, 0, 0], [3, 0, 0]])
+    for power, expected in ((1, 10.0), (2, 6.0)):  # weights 2 : 1, and 4 : 1
+        out = interpolate(xyz, offsets_of([2, 1]), features, query, offsets_of([2, 0]), k=2, power=power)
+        torch.testing.assert_close(out, torch.tensor([[expected], [30]]), rtol=1e-6, atol=1e-6)
+
+
+def test_interpolate_with_few_points_or_none():
+    xyz, features = torch.rand(2, 3), torch.tensor([[4.0], [9]])
+    out = interpolate(xyz, offsets_of([0, 1, 1]), features, torch.rand(3, 3), offsets_of([1, 1, 1]))
+    torch.testing.assert_close(out, torch.tensor([[0.0], [4], [9]]))
+    empty = interpolate(xyz, offsets_of([2]), features, torch.zeros(0, 3), offsets_of([0]))
+    assert empty.shape == (0, 1)
+
+
+@pytest.mark.parametrize("power", [1, 2])
+@pytest.mark.parametrize("k", [1, 3, 5])
+def test_interpolate_ragged_batch(k, power):
+    xyz, offsets = ragged()
+    query_sizes = [size and 9 for size in RAGGED_SIZES]  # the hand-made loop does not know empty clouds
+    query, query_offsets = ragged(query_sizes, seed=1)
+    features = torch.randn(len(xyz), 6, generator=torch.Generator().manual_seed(0))
+    ours = interpolate(xyz, offsets, features, query, query_offsets, k=k, power=power)
+    expected = interpolated_by_hand(xyz, offsets, features, query, query_offsets, k, power)
+    torch.testing.assert_close(ours.double(), expected, rtol=1e-4, atol=1e-5)  # float32 distances
+
+
+@given(packed_clouds())
+def test_interpolation_stays_between_its_values(clouds):
+    xyz, offsets = clouds
+    features = torch.linspace(0, 1, len(xyz))[:, None]
+    out = interpolate(xyz, offsets, features, xyz, offsets)
+    assert ((out >= 0) & (out <= 1 + 1e-6)).all()
+    constant = interpolate(xyz, offsets, torch.ones(len(xyz), 2), xyz, offsets, power=2)
+    torch.testing.assert_close(constant, torch.ones(len(xyz), 2))
+
+
+@pytest.mark.parametrize("power", [1, 2])
+def test_gradients_of_interpolate(power):
+    generator = torch.Generator().manual_seed(0)
+    xyz, query = (torch.randn(n, 3, dtype=torch.float64, generator=generator, requires_grad=True) for n in (12, 5))
+    features = torch.randn(12, 2, dtype=torch.float64, generator=generator, requires_grad=True)
+
+    def function(xyz, features, query):
+        return interpolate(xyz, offsets_of([10, 2]), features, query, offsets_of([3, 2]), power=power)
+
+    assert torch.autograd.gradcheck(function, (xyz, features, query))
+
+
+@pytest.mark.parametrize("power", [1, 2])
+def test_gradient_at_distance_zero_is_finite(power):
+    xyz = torch.rand(5, 3, requires_grad=True)
+    query = xyz.detach().clone().requires_grad_()
+    features = torch.rand(5, 2)
+    interpolate(xyz, offsets_of([5]), features, query, offsets_of([5]), power=power).sum().backward()
+    assert xyz.grad.isfinite().all()
+    assert query.grad.isfinite().all()
+    lonely = torch.zeros(1, 3, requires_grad=True)
+    interpolate(lonely, offsets_of([1]), torch.ones(1, 1), lonely, offsets_of([1]), power=power).sum().backward()
+    assert lonely.grad.tolist() == [[0, 0, 0]]
+
+
+def test_interpolate_compiles_and_keeps_the_type_of_features():
+    xyz, offsets = ragged()
+    features = torch.randn(len(xyz), 4, requires_grad=True)
+    assert_compiles(
+        lambda features: interpolate(xyz, offsets, features, xyz + 0.1, offsets), features, backend="aot_eager"
+    )
+    half = interpolate(xyz, offsets, features.bfloat16(), xyz + 0.1, offsets)
+    assert half.dtype == torch.bfloat16
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(half, interpolate(xyz, offsets, features.bfloat16(), xyz + 0.1, offsets))
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "text"),
+    [
+        ({"xyz": torch.rand(2, 4)}, ValueError, r"packed \(N, 3\)"),
+        ({"features": torch.rand(3, 1)}, ValueError, "each of 2 points"),
+        ({"features": torch.ones(2, 1).long()}, TypeError, "floating"),
+        ({"k": 0}, ValueError, "k must be between 1"),
+        ({"power": 3}, ValueError, "power must be 1 or 2"),
+        ({"query_offsets": torch.tensor([0, 1, 2])}, ValueError, "1 clouds, query_offsets 2"),
+    ],
+)
+def test_bad_input_to_interpolate_is_explained(change, error, text):
+    offsets = torch.tensor([0, 2])
+    good = {"xyz": torch.rand(2, 3), "offsets": offsets, "features": torch.rand(2, 1)}
+    with pytest.raises(error, match=text):
+        interpolate(**(good | {"query_xyz": torch.rand(2, 3), "query_offsets": offsets} | change))
 
 
 @pytest.mark.cuda
