@@ -30,6 +30,7 @@ __global__ void __launch_bounds__(ForwardTiles<T, kDim>::kThreads, kForwardBlock
     ragged_attention_kernel(Problem<T> p, T* __restrict__ output, T* __restrict__ logsumexp) {
   using Tiles = ForwardTiles<T, kDim>;
   using Memory = ForwardMemory<Tiles, T>;
+  static_assert(sizeof(Memory) <= kMaxSharedBytes);
   PCT_SHARED_MEMORY(Memory, memory);
   const Place place = find_place(p.queries, p.keys, p.sequences, p.heads, Tiles::kOwn);
   if (place.first >= place.own_rows) return;  // the whole block

@@ -91,6 +91,7 @@ __global__ void __launch_bounds__(BackwardTiles<T, kDim>::kThreads, (kBackwardBl
   constexpr int kQueries = kOwnsKeys ? Tiles::kOther : Tiles::kOwn;
   PCT_SHARED_MEMORY(Memory, memory);
   static_assert(sizeof(Memory) % sizeof(unsigned long long) == 0);
+  static_assert(sizeof(Memory) + (kOwnsKeys ? 0 : kSharedBiases * sizeof(unsigned long long)) <= kMaxSharedBytes);
   unsigned long long* shared_table = reinterpret_cast<unsigned long long*>(memory + 1);
   const Side &own = kOwnsKeys ? p.keys : p.queries, &other = kOwnsKeys ? p.queries : p.keys;
   const T *own_features = kOwnsKeys ? p.key : p.query, *own_partner = kOwnsKeys ? p.value : grad_output;

@@ -13,10 +13,11 @@
 namespace pct {
 
 constexpr unsigned kFullWarp = 0xffffffffu;
+constexpr int64_t kMaxSharedBytes = 64 * 1024;  // of dynamic shared memory for a block, on every GPU since Turing
 
 #ifndef PCT_CUDA_EMULATION
 
-// More than 48 KiB of dynamic shared memory must be asked for; every GPU since Turing has 64 KiB for a block.
+// Up to kMaxSharedBytes of dynamic shared memory; more than 48 KiB must be asked for.
 #define PCT_LAUNCH(kernel, grid, block, shared_bytes, stream, ...)                      \
   do {                                                                                  \
     if ((shared_bytes) > 48 * 1024)                                                     \

@@ -13,6 +13,8 @@
 #include <string>
 #include <vector>
 
+#include "cuda/launch.h"
+
 uint3 threadIdx, blockIdx;
 dim3 blockDim, gridDim;
 
@@ -20,8 +22,7 @@ namespace pct {
 namespace emulation {
 namespace {
 
-constexpr int kMaxThreads = 1024;                     // per block, as CUDA's
-constexpr int64_t kMaxSharedBytes = 64 * 1024;        // dynamic, on every GPU since Turing
+constexpr int kMaxThreads = 1024;                     // of a block, as CUDA's
 constexpr size_t kStackBytes = 128 * 1024, kPageBytes = 4096;
 constexpr uint32_t kGarbage = 0x7ffadbad;             // a NaN as float and, twice, as double; a huge index as integer
 constexpr int64_t kFenceBytes = 64;                   // behind dynamic shared memory: is it still garbage afterwards?
