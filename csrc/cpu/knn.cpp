@@ -49,7 +49,7 @@ struct Nearest {
     std::fill(keys, keys + kWidth * runs, kNoNeighbor);
   }
   bool wants(float distance, uint32_t row) const {
-    return distance < bound || (distance == bound && row < bound_row);
+    return (distance < bound) | ((distance == bound) & (row < bound_row));  // without branches
   }
   // Once k points are known the k-th is the bound.
   void tighten() {
@@ -86,9 +86,14 @@ struct Portable {
     return open;
   }
 
-  PCT_CLONES static void measure(const PointBlock& block, const float* query, float* distance) {
-    for (int i = 0; i < kWidth; ++i)
+  // the distances of a block's points; how many are within the bound
+  PCT_CLONES static int measure(const PointBlock& block, const float* query, float bound, float* distance) {
+    int within = 0;
+    for (int i = 0; i < kWidth; ++i) {
       distance[i] = squared_norm(query[0] - block.xyz[0][i], query[1] - block.xyz[1][i], query[2] - block.xyz[2][i]);
+      within += distance[i] <= bound;
+    }
+    return within;
   }
 
   static void scan(const BoxNode& node, const PointBlock* blocks, Nearest& nearest) {
@@ -96,7 +101,7 @@ struct Portable {
     const unsigned open = reach(node, nearest, box);
     for (int b = 0; b < kWidth; ++b) {
       if (!(open >> b & 1) || !nearest.wants(box[b], node.row[b])) continue;
-      measure(blocks[b], nearest.query, distance);
+      if (measure(blocks[b], nearest.query, nearest.bound, distance) == 0) continue;
       for (int i = 0; i < kWidth; ++i)
         if (distance[i] <= nearest.bound) insert(neighbor_key(distance[i], blocks[b].row[i]), nearest);
     }
