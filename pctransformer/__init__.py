@@ -13,10 +13,12 @@ __version__ = "0.1.0"
 _MODULE_OF = {
     "PointBatch": "pctransformer.points",
     "datasets": "pctransformer.datasets",
+    "create_model": "pctransformer.models",
+    "list_models": "pctransformer.models",
     "ops": "pctransformer.ops",
 }
 
-__all__ = ["PointBatch", "__version__", "datasets", "ops"]
+__all__ = ["PointBatch", "__version__", "create_model", "datasets", "list_models", "ops"]
 
 
 def __getattr__(name: str) -> Any:

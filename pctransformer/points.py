@@ -184,6 +184,32 @@ class PointBatch:
         return cls._checked(torch.cat(tensors), offsets, max(lengths))
 
     @classmethod
+    def of(cls, points: PointBatch | Tensor | np.ndarray | Sequence[Tensor], channels: int = 3) -> PointBatch:
+        """What a model calls on its input: a batch from a batch, a (B, N, channels) tensor, or a list of (n, channels).
+
+        Raises:
+            ValueError: the points do not have that many channels, coordinates included.
+        """
+        if isinstance(points, PointBatch):
+            batch = points
+        elif isinstance(points, (Tensor, np.ndarray)):
+            if points.ndim == 3 and points.shape[1] == channels != points.shape[2]:
+                raise ValueError(
+                    f"points must be (B, N, {channels}), got {tuple(points.shape)}; this looks like channels first,"
+                    f" (B, {channels}, N): use .transpose(1, 2)"
+                )
+            batch = cls.from_dense(points)
+        else:
+            batch = cls.from_list(points)
+        found = 3 + (0 if batch.features is None else batch.features.shape[1])
+        if found != channels:
+            raise ValueError(
+                f"the model takes {channels} channels (3 coordinates and {channels - 3} features), the points have"
+                f" {found}; drop or add features, or make the model with in_channels={found}"
+            )
+        return batch
+
+    @classmethod
     def from_offsets(cls, points: Tensor, offsets: Tensor, features: Tensor | None = None) -> PointBatch:
         """Packed points (N, 3 + C) with row offsets (B + 1,) that have a leading 0.
 

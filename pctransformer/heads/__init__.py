@@ -1,0 +1,1 @@
+"""Heads: from tokens or maps to predictions."""

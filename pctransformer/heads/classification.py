@@ -1,0 +1,49 @@
+"""Classification: pool the tokens of each cloud, then a small perceptron."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from torch import Tensor, nn
+
+from pctransformer.ops import segment
+from pctransformer.points import PointBatch
+
+
+def pool(tokens: PointBatch, reduce: Literal["max", "mean"]) -> Tensor:
+    """One vector (B, C) for each cloud from the features of its tokens; zeros for a cloud without any."""
+    features = tokens.features
+    if features is None:
+        raise ValueError("pooling needs tokens with features, these have none")
+    if tokens.is_dense and tokens.max_points:
+        dense = features.view(len(tokens), tokens.max_points, -1)
+        return dense.amax(1) if reduce == "max" else dense.mean(1)
+    return segment(features, tokens.offsets, reduce)
+
+
+class ClassificationHead(nn.Module):
+    """Pooled tokens through hidden layers to logits.
+
+    Args:
+        hidden: what stands between the pooled vector and the last layer; its output has `hidden_size` channels.
+        hidden_size: channels of the pre-logits.
+        num_classes: logits; 0 leaves the last layer out.
+        reduce: how tokens are pooled.
+    """
+
+    def __init__(
+        self, hidden: nn.Module, hidden_size: int, num_classes: int, reduce: Literal["max", "mean"] = "max"
+    ) -> None:
+        super().__init__()
+        self.hidden = hidden
+        self.hidden_size = hidden_size
+        self.reduce = reduce
+        self.reset(num_classes)
+
+    def reset(self, num_classes: int) -> None:
+        """A new last layer."""
+        self.classifier = nn.Linear(self.hidden_size, num_classes) if num_classes else nn.Identity()
+
+    def forward(self, tokens: PointBatch, pre_logits: bool = False) -> Tensor:
+        hidden = self.hidden(pool(tokens, self.reduce))
+        return hidden if pre_logits else self.classifier(hidden)

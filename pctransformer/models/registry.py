@@ -1,0 +1,83 @@
+"""Models by name. This file imports no torch: names and summaries are there before any model is."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import fnmatch
+import importlib
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from pctransformer.models.classifier import Classifier
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelInfo:
+    """What is known of a model without importing it."""
+
+    name: str
+    module: str
+    summary: str
+    source: str
+
+
+_PCT = "Guo et al., PCT: Point Cloud Transformer, 2021, arXiv:2012.09688"
+_POINT_TRANSFORMER = "Zhao et al., Point Transformer, 2021, arXiv:2012.09164"
+
+_MODELS = {
+    info.name: info
+    for info in (
+        ModelInfo("npct", "pct", "PCT, point embedding and self-attention", _PCT),
+        ModelInfo("spct", "pct", "PCT, point embedding and offset-attention", _PCT),
+        ModelInfo("pct", "pct", "PCT, neighbour embedding and offset-attention", _PCT),
+        ModelInfo("pct_small", "pct", "PCT of half the width for training on a CPU", _PCT),
+        ModelInfo("point_transformer", "point_transformer", "vector attention among neighbours", _POINT_TRANSFORMER),
+    )
+}
+
+
+def list_models(pattern: str = "*") -> list[str]:
+    """Names of models that match a shell pattern, sorted: `list_models("*pct*")`."""
+    return sorted(fnmatch.filter(_MODELS, pattern))
+
+
+def model_info(name: str) -> ModelInfo:
+    """What is known of a model without importing it.
+
+    Raises:
+        ValueError: no such model; the message names similar ones.
+    """
+    if name not in _MODELS:
+        similar = difflib.get_close_matches(name, _MODELS, n=3)
+        hint = (
+            f"did you mean {' or '.join(map(repr, similar))}?" if similar else f"there are {', '.join(list_models())}"
+        )
+        raise ValueError(f"no model is called {name!r}; {hint}")
+    return _MODELS[name]
+
+
+def create_model(
+    name: str, *, num_classes: int = 40, pretrained: str | Path | None = None, **options: Any
+) -> Classifier:
+    """Make a model by name, in training mode.
+
+    Args:
+        name: one of `list_models()`.
+        num_classes: logits; 0 leaves the last layer out.
+        pretrained: a file of weights (`.safetensors`, `.pt`, `.pth`): of this package, or public ones that the model's
+            file knows how to rename. The last layer stays new where the file has another number of classes.
+        options: keyword arguments of the model's function, for example `in_channels=6`.
+
+    Raises:
+        ValueError: no such model, or weights that do not fit.
+        TypeError: the model has no such option.
+    """
+    module = importlib.import_module(f"pctransformer.models.{model_info(name).module}")
+    model = getattr(module, name)(num_classes=num_classes, **options)
+    if pretrained is not None:
+        from pctransformer.models.weights import load_weights
+
+        load_weights(model, pretrained, public=getattr(module, "PUBLIC_WEIGHTS", {}), new_classifier=True)
+    return model

@@ -1,0 +1,140 @@
+"""Reading weights from files: ours as safetensors, other people's `.pt` without ever running their pickles."""
+
+from __future__ import annotations
+
+import dataclasses
+import pickle
+import warnings
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+_CONTAINERS = ("state_dict", "model_state_dict", "model_state", "model", "base_model", "net")
+"""Keys under which public files keep the weights."""
+
+
+@dataclasses.dataclass(frozen=True)
+class LoadReport:
+    """Which of a model's weights a file had.
+
+    Attributes:
+        loaded: names of weights that were set.
+        missing: names the model has and the file has not.
+        unexpected: names the file has and the model has not.
+        wrong_shape: name to (shape in the file, shape in the model).
+    """
+
+    loaded: list[str]
+    missing: list[str]
+    unexpected: list[str]
+    wrong_shape: dict[str, tuple[tuple[int, ...], tuple[int, ...]]]
+
+    def __str__(self) -> str:
+        lines = [f"loaded {len(self.loaded)} of {len(self.loaded) + len(self.missing) + len(self.wrong_shape)} tensors"]
+        for title, names in (("missing", self.missing), ("unexpected", self.unexpected)):
+            if names:
+                lines.append(f"{title}: {', '.join(names[:6])}{', ...' if len(names) > 6 else ''} ({len(names)})")
+        for name, (found, expected) in list(self.wrong_shape.items())[:6]:
+            lines.append(f"wrong shape: {name} is {found} in the file, {expected} in the model")
+        return "; ".join(lines)
+
+
+def read_weights(path: str | Path) -> dict[str, Tensor]:
+    """All tensors of a file by name, on CPU.
+
+    Args:
+        path: `.safetensors`, or `.pt`, `.pth`, `.t7`, `.bin` as torch writes them. Of the latter only tensors and plain
+            Python values are read; a file that wants to run code is refused.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: the file is damaged, wants to run code, or holds no tensors; the message names it.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} does not exist or is not a file")
+    if path.suffix == ".safetensors":
+        from safetensors import SafetensorError
+        from safetensors.torch import load_file
+
+        try:
+            return load_file(path)
+        except SafetensorError as error:
+            raise ValueError(f"{path} is not a readable safetensors file: {error}") from error
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about old pickle protocols, which are read all the same
+            content = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise ValueError(
+            f"{path} holds more than tensors and plain values, so reading it could run code; it was not read. Save its"
+            f" state dict alone, in an environment where you trust it: {_first_line(error)}"
+        ) from error
+    except (EOFError, RuntimeError, ValueError, KeyError) as error:  # what torch raises depends on where a file is cut
+        raise ValueError(f"{path} is damaged or no torch file: {_first_line(error)}") from error
+    while isinstance(content, Mapping) and not any(isinstance(value, Tensor) for value in content.values()):
+        inner = next((content[key] for key in _CONTAINERS if isinstance(content.get(key), Mapping)), None)
+        if inner is None:
+            break
+        content = inner
+    tensors = {str(k): v for k, v in content.items() if isinstance(v, Tensor)} if isinstance(content, Mapping) else {}
+    if not tensors:
+        raise ValueError(f"{path} holds no state dict: a mapping from names to tensors was expected")
+    return tensors
+
+
+def load_weights(
+    model: nn.Module,
+    path: str | Path,
+    *,
+    public: Mapping[str, Callable[[Mapping[str, Tensor]], dict[str, Tensor]]] | None = None,
+    new_classifier: bool = False,
+) -> LoadReport:
+    """Set a model's weights from a file, all of them or none.
+
+    Args:
+        model: changed in place.
+        path: see `read_weights`. A prefix `module.` of all names is dropped.
+        public: for weights with other names: a name by which to know them, and the function that renames them.
+        new_classifier: leave `head.classifier` as it is where the file has another number of classes or none.
+
+    Returns:
+        what was loaded.
+
+    Raises:
+        ValueError: a weight is missing, unexpected or of another shape; the message lists them.
+    """
+    weights = read_weights(path)
+    if all(name.startswith("module.") for name in weights):
+        weights = {name.removeprefix("module."): value for name, value in weights.items()}
+    for marker, convert in (public or {}).items():
+        if marker in weights:
+            weights = convert(weights)
+            break
+    own = model.state_dict()
+    if new_classifier:
+        for name in [name for name in own if name.startswith("head.classifier.")]:
+            if name not in weights or weights[name].shape != own[name].shape:
+                weights[name] = own[name]
+        weights = {k: v for k, v in weights.items() if k in own or not k.startswith("head.classifier.")}
+    wrong = {
+        name: (tuple(weights[name].shape), tuple(value.shape))
+        for name, value in own.items()
+        if name in weights and weights[name].shape != value.shape
+    }
+    report = LoadReport(
+        loaded=[name for name in own if name in weights and name not in wrong],
+        missing=[name for name in own if name not in weights],
+        unexpected=[name for name in weights if name not in own],
+        wrong_shape=wrong,
+    )
+    if report.missing or report.unexpected or wrong:
+        raise ValueError(f"the weights in {path} do not fit {type(model).__name__}: {report}")
+    model.load_state_dict(weights)
+    return report
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error) or type(error).__name__).partition("\n")[0]

@@ -1,0 +1,1 @@
+"""The point view: points, and patches of points, as tokens."""

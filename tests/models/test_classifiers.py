@@ -1,0 +1,96 @@
+"""What holds for every classifier, whatever its name."""
+
+import pytest
+import torch
+
+from pctransformer.models import create_model, list_models
+from pctransformer.points import PointBatch
+
+SMALL = {"pct": {"dim": 32, "width": 64, "tokens": (32, 16), "k": 8}, "npct": {"dim": 16, "width": 32}}
+SMALL["spct"] = SMALL["npct"]
+
+
+def small(name: str, num_classes: int = 5) -> torch.nn.Module:
+    torch.manual_seed(0)
+    channels = 6 if name == "point_transformer" else 3
+    return create_model(name, num_classes=num_classes, in_channels=channels, **SMALL.get(name, {}))
+
+
+def shapes(model: torch.nn.Module, count: int = 3, points: int = 64) -> torch.Tensor:
+    return torch.randn(count, points, model.in_channels, generator=torch.Generator().manual_seed(1))
+
+
+@pytest.mark.parametrize("name", list_models())
+class TestEveryClassifier:
+    def test_logits_and_their_gradients(self, name):
+        model = small(name)
+        logits = model(shapes(model))
+        assert logits.shape == (3, 5)
+        assert logits.isfinite().all()
+        logits.square().sum().backward()
+        without = [n for n, p in model.named_parameters() if p.grad is None or not p.grad.isfinite().all()]
+        assert without == []
+
+    def test_a_sample_alone_is_the_sample_in_its_batch(self, name):
+        model = small(name).eval()
+        points = shapes(model)
+        together = model(points)
+        for i, cloud in enumerate(points):
+            torch.testing.assert_close(model(cloud[None])[0], together[i], rtol=1e-5, atol=1e-5)
+
+    def test_packed_clouds_of_other_sizes(self, name):
+        """A list is the packed form: each cloud gives what it gives alone, few points and one point included."""
+        model = small(name).eval()
+        clouds = [shapes(model, 1, n)[0] for n in (64, 7, 1)]
+        together = model(clouds)
+        assert together.isfinite().all()
+        for cloud, logits in zip(clouds, together):
+            torch.testing.assert_close(model([cloud])[0], logits, rtol=1e-5, atol=1e-5)
+        dense = shapes(model)
+        torch.testing.assert_close(model(list(dense)), model(dense), rtol=1e-5, atol=1e-5)
+
+    def test_order_of_points_does_not_matter(self, name):
+        """Apart from the first point, at which sampling starts."""
+        model = small(name).eval()
+        points = shapes(model)
+        order = torch.cat([torch.zeros(1, dtype=torch.int64), 1 + torch.randperm(63)])
+        torch.testing.assert_close(model(points[:, order]), model(points), rtol=1e-4, atol=1e-4)
+
+    def test_protocol(self, name):
+        model = small(name).eval()
+        points = shapes(model)
+        tokens = model.forward_features(points)
+        assert isinstance(tokens, PointBatch)
+        assert tokens.features.shape == (tokens.xyz.shape[0], model.num_features)
+        assert model.forward_head(tokens, pre_logits=True).shape == (3, model.head_hidden_size)
+        torch.testing.assert_close(model.forward_head(tokens), model(points))
+        model.reset_classifier(9)
+        assert model(points).shape == (3, 9)
+        model.reset_classifier(0)
+        assert model(points).shape == (3, model.head_hidden_size)
+
+    def test_state_dict_round_trip(self, name):
+        model, other = small(name).eval(), small(name).eval()
+        for parameter in other.parameters():
+            torch.nn.init.normal_(parameter)
+        other.load_state_dict(model.state_dict())
+        assert torch.equal(other(shapes(model)), model(shapes(model)))
+
+    def test_bfloat16(self, name):
+        model = small(name).eval()
+        with torch.autocast("cpu", torch.bfloat16):
+            assert model(shapes(model)).isfinite().all()
+
+    def test_wrong_channels_are_explained(self, name):
+        model = small(name)
+        with pytest.raises(ValueError, match="in_channels=8"):
+            model(torch.randn(2, 64, 8))
+        with pytest.raises(ValueError, match="channels first"):
+            model(shapes(model).transpose(1, 2))
+
+
+def test_names():
+    assert "pct" in list_models()
+    assert list_models("*pct") == ["npct", "pct", "spct"]
+    with pytest.raises(ValueError, match="did you mean 'point_transformer'"):
+        create_model("point_transfomer")

@@ -1,0 +1,75 @@
+import pickle
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import nn
+
+from pctransformer.models.weights import load_weights, read_weights
+
+
+def linear() -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 2))
+
+
+def test_reads_what_people_save(tmp_path):
+    weights = linear().state_dict()
+    torch.save(weights, tmp_path / "a.pt")
+    torch.save({"epoch": 3, "model_state_dict": weights}, tmp_path / "b.pth")
+    torch.save({"base_model": {f"module.{k}": v for k, v in weights.items()}}, tmp_path / "c.pth")
+    save_file(weights, tmp_path / "d.safetensors")
+    for name in ("a.pt", "b.pth", "c.pth", "d.safetensors"):
+        model = linear()
+        nn.init.zeros_(model[0].weight)
+        report = load_weights(model, tmp_path / name)
+        assert len(report.loaded) == 4
+        assert torch.equal(model[0].weight, weights["0.weight"])
+
+
+class Attack:
+    def __reduce__(self):
+        return (print, ("this code must not run",))
+
+
+def test_code_is_never_run(tmp_path, capsys):
+    with open(tmp_path / "bad.pt", "wb") as file:
+        pickle.dump({"state_dict": Attack()}, file)
+    torch.save({"state_dict": Attack()}, tmp_path / "worse.pt")
+    for name in ("bad.pt", "worse.pt"):
+        with pytest.raises(ValueError, match=name):
+            read_weights(tmp_path / name)
+    assert "must not run" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("keep", [0, 10, 200, -10])
+@pytest.mark.parametrize("suffix", [".pt", ".safetensors"])
+def test_damaged_files_are_named(tmp_path, keep, suffix):
+    path = tmp_path / f"cut{suffix}"
+    if suffix == ".pt":
+        torch.save(linear().state_dict(), path)
+    else:
+        save_file(linear().state_dict(), path)
+    path.write_bytes(path.read_bytes()[:keep])
+    with pytest.raises(ValueError, match=f"cut{suffix}"):
+        read_weights(path)
+
+
+def test_all_or_nothing(tmp_path):
+    weights = linear().state_dict()
+    weights["0.weight"] = torch.zeros(4, 5)
+    weights["extra"] = weights.pop("1.bias")
+    torch.save(weights, tmp_path / "other.pt")
+    model = linear()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    with pytest.raises(ValueError, match=r"missing: 1\.bias .*unexpected: extra .*0\.weight is \(4, 5\)"):
+        load_weights(model, tmp_path / "other.pt")
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
+def test_what_holds_no_weights(tmp_path):
+    torch.save([1, 2], tmp_path / "list.pt")
+    with pytest.raises(ValueError, match="no state dict"):
+        read_weights(tmp_path / "list.pt")
+    with pytest.raises(FileNotFoundError, match="nowhere"):
+        read_weights(tmp_path / "nowhere.pt")
