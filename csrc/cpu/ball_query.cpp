@@ -9,20 +9,22 @@
 #include <limits>
 #include <memory>
 #include <vector>
-#if defined(__x86_64__)
-#include <immintrin.h>
-#endif
 
 #include "checks.h"
 #include "common/geometry.h"
 #include "cpu/simd.h"
 #include "cpu/values.h"
 
+#if defined(__x86_64__) && defined(__GNUC__) && !defined(PCT_PORTABLE)
+#include <immintrin.h>
+#define PCT_AVX512 __attribute__((target("avx512f,bmi,bmi2,popcnt")))
+#endif
+
 namespace pct {
 namespace {
 
 constexpr int64_t kLanes = 16, kBlock = 4 * kLanes;
-constexpr int64_t kShortRun = 4 * kLanes;  // runs up to this length are scanned whole, whatever cells they cross
+constexpr int64_t kShortRun = 64;  // runs up to this length are scanned whole, whatever cells they cross
 
 // ---- scanning a run of points ----------------------------------------------------------------------------------------
 struct Points {  // of one cloud; the arrays are readable kBlock places past the end
@@ -68,9 +70,7 @@ int32_t* scan_flat_portable(const Points& points, int64_t n, const Ball& ball, i
   return scan_run_portable(points, 0, n, ball, std::numeric_limits<int32_t>::max(), true, enough, hits);
 }
 
-#if defined(__x86_64__)
-#define PCT_AVX512 __attribute__((target("avx512f,bmi,bmi2,popcnt")))
-
+#ifdef PCT_AVX512
 PCT_AVX512 inline __mmask16 inside_avx512(const float* px, const float* py, const float* pz, __m512 x, __m512 y, __m512 z,
                                           __m512 limit) {
   const __m512 dx = _mm512_sub_ps(_mm512_loadu_ps(px), x), dy = _mm512_sub_ps(_mm512_loadu_ps(py), y);
@@ -126,7 +126,7 @@ PCT_AVX512 int32_t* scan_flat_avx512(const Points& points, int64_t n, const Ball
 #endif
 
 Scan choose_scan() {
-#if defined(__x86_64__)
+#ifdef PCT_AVX512
   if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("bmi2")) return {scan_run_avx512, scan_flat_avx512};
 #endif
   return {scan_run_portable, scan_flat_portable};

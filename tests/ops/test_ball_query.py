@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from pctransformer.ops import _library, ball_query, reference
 from pctransformer.ops.ball_query import MAX_POINTS
+from tests.cuda_emulation import build
 from tests.ops.clouds import hostile, offsets_of, packed_clouds, ragged
 
 OPERATOR = torch.ops.pctransformer.ball_query.default
@@ -249,6 +250,27 @@ def test_same_rows_whatever_the_number_of_threads():
         assert torch.equal(one, ball_query(xyz, offsets, xyz, offsets, 0.3, 20))
     finally:
         torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="module")
+def portable():
+    """ball_query without code for particular processors, as machines without AVX-512 run it."""
+    if reason := build.missing():
+        pytest.skip(reason)
+    sources = [build.CSRC / "library.cpp", build.CSRC / "cpu" / "ball_query.cpp"]
+    name = "pctransformer_portable_ball_query"
+    torch.ops.load_library(build.build("_portable_ball_query", sources, name, ["-DPCT_PORTABLE"]))
+    return torch.ops.pctransformer_portable_ball_query.ball_query
+
+
+@pytest.mark.parametrize("radius", [0.06, 0.7])
+def test_same_rows_without_avx512(portable, radius):
+    xyz, offsets = ragged([700, 0, 1, 2500, 2, 50])
+    batches = [(xyz, offsets, *queries_of(xyz, offsets))]
+    batches += [(x, offsets_of([2500]), x[:200], offsets_of([200])) for x in hostile(2500).values()]
+    for batch in batches:
+        for k in (5, 300):
+            assert torch.equal(portable(*batch, radius, k, False, False), by_reference(*batch, radius, k))
 
 
 @pytest.mark.cuda
