@@ -152,6 +152,7 @@ template <class T>
 PCT_CLONES void weighted_rows(const T* features, int64_t columns, const int64_t* index, const accumulator<T>* weight,
                               int64_t neighbors, T* out, int64_t begin, int64_t end) {
   constexpr int64_t kFew = 4;
+  constexpr int64_t kQueriesAhead = 8;  // whose rows are fetched in advance
   index += begin * neighbors;
   weight += begin * neighbors;
   for (int64_t m = begin; m < end; ++m, index += neighbors, weight += neighbors, out += columns) {
@@ -159,6 +160,10 @@ PCT_CLONES void weighted_rows(const T* features, int64_t columns, const int64_t*
       weighted_sum(features, columns, index, weight, neighbors, out);
       continue;
     }
+    if (m + kQueriesAhead < end)
+      for (int64_t j = kQueriesAhead * neighbors; j < (kQueriesAhead + 1) * neighbors; ++j)
+        for (int64_t c = 0; c < columns; c += 64 / sizeof(T))
+          __builtin_prefetch(features + std::max<int64_t>(index[j], 0) * columns + c);
     const T* rows[kFew];
     accumulator<T> factors[kFew];
     int terms = 0;
