@@ -147,6 +147,11 @@ def look_and_time(cloud: np.ndarray) -> tuple[Seen, list[Timing]]:
         f"up to 128 within {RADIUS} m of each of {SAMPLES}",
         lambda: ops.ball_query(xyz, offsets, centres, centre_offsets, RADIUS, 128),
     )
+    trial(
+        "group",
+        f"coordinates of {NEIGHBOURS} neighbours, relative to each of {SAMPLES}",
+        lambda: ops.group(xyz, centres, nearest),
+    )
     extent = (xyz.max(0).values - xyz.min(0).values).max()
     cells = ((xyz - xyz.min(0).values) / extent * (2**BITS - 1)).long()
     code = trial("hilbert_code", f"{n} cells along a curve", lambda: ops.hilbert_code(cells, BITS))
