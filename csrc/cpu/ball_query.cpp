@@ -248,7 +248,7 @@ void lay_cells(float reach, Grid& grid, uint32_t* entries) {
     cells *= grid.last[axis] + 1.0;
   }
   uint32_t table = 64;
-  while (table < 2 * grid.size) table *= 2;
+  while (table < 2 * grid.size && table < 1u << 30) table *= 2;
   grid.mask = table - 1;
   const bool one_to_one = cells <= table;
   grid.stride[1] = one_to_one ? static_cast<uint32_t>(grid.last[2]) + 1 : 0x85ebca6bu;
