@@ -10,7 +10,10 @@ namespace pct {
 namespace {
 
 // Fused multiply-adds are welcome here, unlike elsewhere in the library: no index depends on these sums.
-#if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__)
+// With PCT_PORTABLE, or PCT_NO_AVX512, tests look at what other machines run.
+#if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__) && !defined(PCT_PORTABLE)
+#ifndef PCT_NO_AVX512
+#define PCT_AVX512
 #pragma GCC push_options
 #pragma GCC target("avx512f,avx512dq,avx512vl,fma")
 #define PCT_VECTOR_BYTES 64
@@ -21,7 +24,9 @@ namespace avx512 {
 #undef PCT_VECTOR_BYTES
 #undef PCT_ROWS
 #pragma GCC pop_options
+#endif
 
+#define PCT_AVX2
 #pragma GCC push_options
 #pragma GCC target("avx2,fma")
 #define PCT_VECTOR_BYTES 32
@@ -32,7 +37,6 @@ namespace avx2 {
 #undef PCT_VECTOR_BYTES
 #undef PCT_ROWS
 #pragma GCC pop_options
-#define PCT_CHOICE
 #endif
 
 #define PCT_VECTOR_BYTES 16
@@ -44,9 +48,11 @@ namespace portable {
 template <class T>
 const AttentionKernels<T>& attention_kernels() {
   static const AttentionKernels<T> kernels = [] {
-#ifdef PCT_CHOICE
+#ifdef PCT_AVX512
     if (__builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl"))
       return avx512::attention_kernels<T>();
+#endif
+#ifdef PCT_AVX2
     if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) return avx2::attention_kernels<T>();
 #endif
     return portable::attention_kernels<T>();

@@ -10,6 +10,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from pctransformer.ops import _library, ragged_attention, reference
 from pctransformer.ops.attention import MAX_HEAD_DIM
+from tests.cuda_emulation import build
 from tests.ops.clouds import offsets_of
 
 FORWARD = torch.ops.pctransformer.ragged_attention.default
@@ -393,6 +394,30 @@ def test_same_bits_whatever_the_number_of_threads(biased):
     finally:
         torch.set_num_threads(threads)
     assert all(torch.equal(a, b) for a, b in zip(one, run()))
+
+
+@pytest.fixture(scope="module", params=["portable", "no_avx512"])
+def narrow(request):
+    """The operators as machines with narrower vectors run them."""
+    if reason := build.missing():
+        pytest.skip(reason)
+    sources = [build.CSRC / "library.cpp", build.CSRC / "cpu" / "attention.cpp"]
+    name = f"pctransformer_{request.param}_attention"
+    torch.ops.load_library(build.build(f"_{name}", sources, name, [f"-DPCT_{request.param.upper()}"]))
+    return getattr(torch.ops, name)
+
+
+@pytest.mark.parametrize("causal", [False, True])
+@pytest.mark.parametrize(("dim", "value_dim"), [(5, 7), (16, 16), (64, 33), (1, 1)])
+def test_equals_reference_with_narrow_vectors(narrow, dim, value_dim, causal):
+    inputs = features(dim=dim, value_dim=value_dim)
+    args = arguments(inputs, bias(*inputs[:2]), causal)
+    output, logsumexp = narrow.ragged_attention(*args)
+    for ours, theirs in zip((output, logsumexp), reference.ragged_attention(*args)):
+        close(ours, theirs)
+    args = torch.ones_like(output), *args[:3], output, logsumexp, *args[3:]
+    for ours, theirs in zip(narrow.ragged_attention_backward(*args), reference.ragged_attention_backward(*args)):
+        close(ours, theirs)
 
 
 # ---- errors ----------------------------------------------------------------------------------------------------------
