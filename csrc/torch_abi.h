@@ -267,12 +267,14 @@ struct Boxed<Kernel> {
 
 // ---- registration ----------------------------------------------------------------------------------------------------
 class Library {
+  // What torch names as the origin of an operator in its messages; not __FILE__, which is a path of the building machine.
+  static constexpr const char* kOrigin = "pctransformer/csrc";
   TorchLibraryOpaque* handle_ = nullptr;
 
  public:
-  Library() { PCT_TORCH(aoti_torch_library_init_def(PCT_NAMESPACE, __FILE__, __LINE__, &handle_)); }
+  Library() { PCT_TORCH(aoti_torch_library_init_def(PCT_NAMESPACE, kOrigin, 0, &handle_)); }
   explicit Library(const char* dispatch_key) {
-    PCT_TORCH(aoti_torch_library_init_impl(PCT_NAMESPACE, dispatch_key, __FILE__, __LINE__, &handle_));
+    PCT_TORCH(aoti_torch_library_init_impl(PCT_NAMESPACE, dispatch_key, kOrigin, 0, &handle_));
   }
   Library(const Library&) = delete;
   ~Library() { aoti_torch_delete_library_object(handle_); }
