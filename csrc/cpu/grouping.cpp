@@ -122,9 +122,12 @@ Tensor group_cpu(const Tensor& xyz, const Tensor& query_xyz, const Tensor& index
 template <int kTerms, class T>
 PCT_INLINE void weighted_sum(const T* const* rows, const accumulator<T>* weight, T* __restrict out, int64_t columns) {
   using A = accumulator<T>;
+  const T* row[kTerms];
+  A factor[kTerms];
+  for (int t = 0; t < kTerms; ++t) row[t] = rows[t], factor[t] = weight[t];
   for (int64_t c = 0; c < columns; ++c) {
-    A sum = 0;
-    for (int t = 0; t < kTerms; ++t) sum += weight[t] * A(rows[t][c]);
+    A sum = factor[0] * A(row[0][c]);
+    for (int t = 1; t < kTerms; ++t) sum += factor[t] * A(row[t][c]);
     out[c] = T(sum);
   }
 }
@@ -152,7 +155,6 @@ template <class T>
 PCT_CLONES void weighted_rows(const T* features, int64_t columns, const int64_t* index, const accumulator<T>* weight,
                               int64_t neighbors, T* out, int64_t begin, int64_t end) {
   constexpr int64_t kFew = 4;
-  constexpr int64_t kQueriesAhead = 8;  // whose rows are fetched in advance
   index += begin * neighbors;
   weight += begin * neighbors;
   for (int64_t m = begin; m < end; ++m, index += neighbors, weight += neighbors, out += columns) {
@@ -160,10 +162,6 @@ PCT_CLONES void weighted_rows(const T* features, int64_t columns, const int64_t*
       weighted_sum(features, columns, index, weight, neighbors, out);
       continue;
     }
-    if (m + kQueriesAhead < end)
-      for (int64_t j = kQueriesAhead * neighbors; j < (kQueriesAhead + 1) * neighbors; ++j)
-        for (int64_t c = 0; c < columns; c += 64 / sizeof(T))
-          __builtin_prefetch(features + std::max<int64_t>(index[j], 0) * columns + c);
     const T* rows[kFew];
     accumulator<T> factors[kFew];
     int terms = 0;

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor
+from torch.autograd.function import once_differentiable
 from torch.utils.flop_counter import register_flop_formula
 
 from pctransformer.ops import _checks, _library
@@ -169,6 +170,7 @@ def _setup_context(ctx, inputs, output):
     ctx.mark_non_differentiable(output[1])
 
 
+@once_differentiable
 def _backward(ctx, grad_output, _):
     query, key, value, query_offsets, key_offsets, table, *coordinates, output, logsumexp = ctx.saved_tensors
     grad_query, grad_key, grad_value, grad_table = _ragged_attention_backward(

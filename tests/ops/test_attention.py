@@ -202,6 +202,16 @@ def test_gradcheck(biased, causal):
     torch.autograd.gradcheck(run, leaves)
 
 
+def test_a_second_derivative_is_an_error():
+    """And not silently zero."""
+    query, key, value, *offsets = features([3], [3], 1, 2, 2, torch.float64)
+    (grad,) = torch.autograd.grad(
+        ragged_attention(query.requires_grad_(), key, value, *offsets).square().sum(), query, create_graph=True
+    )
+    with pytest.raises(RuntimeError, match="once_differentiable"):
+        grad.sum().backward()
+
+
 def test_gradients_of_empty_sequences_are_zero():
     inputs = features([3, 4], [0, 2])
     leaves = [x.requires_grad_() for x in inputs[:3]]

@@ -139,6 +139,7 @@ def test_gradients_of_group():
 
     assert torch.autograd.gradcheck(grouped, (xyz, query_xyz, features), eps=1.0, atol=1e-5, rtol=1e-5)
     assert torch.autograd.gradcheck(lambda x: group(x, query_xyz, index), xyz, eps=1.0, atol=1e-5, rtol=1e-5)
+    assert torch.autograd.gradgradcheck(grouped, (xyz, query_xyz, features), eps=1.0, atol=1e-5, rtol=1e-5)
 
 
 def test_opcheck():
