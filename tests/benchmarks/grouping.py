@@ -1,8 +1,8 @@
-"""Grouping: ours, and what people compose from torch: index_select, cat, embedding_bag."""
+"""Grouping: ours, and what people compose from torch and a kd-tree: index_select, cat, embedding_bag."""
 
 from __future__ import annotations
 
-from tests.benchmarks.harness import args, bench, describe_machine, objects, room
+from tests.benchmarks.harness import args, bench, describe_machine, objects, peer, room
 
 # isort: split
 from collections.abc import Callable
@@ -11,7 +11,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from pctransformer.ops import gather, group
+from pctransformer.ops import gather, group, interpolate
 
 WEIGHTED_GATHER = torch.ops.pctransformer.weighted_gather
 
@@ -89,6 +89,27 @@ def interpolation(known: int, queries: int, columns: int) -> None:
             "torch features[index]": lambda features: (features[index] * weight[..., None]).sum(1),
         },
     )
+
+    def weighted(features, distance, index):
+        weight = 1 / (distance + 1e-8)
+        weight = weight / weight.sum(1, keepdim=True)
+        return torch.nn.functional.embedding_bag(index, features, per_sample_weights=weight, mode="sum")
+
+    def by_kd_tree(features):
+        distance, index = kd_tree.KDTree(cloud[:known].numpy()).query(cloud.numpy(), k=3)
+        return weighted(features, torch.from_numpy(distance), torch.from_numpy(index.astype("int64")))
+
+    xyz, offsets = cloud[:known].to(args.device), torch.tensor([0, known], device=args.device)
+    query_xyz, query_offsets = cloud.to(args.device), torch.tensor([0, queries], device=args.device)
+    functions = {
+        "ours": lambda features: interpolate(xyz, offsets, features, query_xyz, query_offsets),
+        "torch cdist, topk, embedding_bag": lambda features: weighted(
+            features, *torch.cdist(query_xyz, xyz).topk(3, largest=False)
+        ),
+    }
+    if args.device == "cpu" and (kd_tree := peer("pykdtree.kdtree")):
+        functions["pykdtree, embedding_bag"] = by_kd_tree
+    run(f"interpolate {known} -> {queries} k3 C{columns}", features, functions)
 
 
 if __name__ == "__main__":
