@@ -25,15 +25,17 @@ _VALUE_MARK = "[value] "  # csrc/cpu/values.h marks errors about values with it
 
 def _load(name: str) -> str | None:
     """Load `<name>.so`; return None when it is loaded, else the reason why it is not."""
-    # An editable install has two folders on the path, sources and build; a wheel has one.
+    # A wheel has one folder. An editable install has two, its own and the sources, where `make extension` builds: what
+    # was built last counts.
     candidates = [Path(folder) / f"{name}.so" for folder in pctransformer.__path__]
-    found = [path for path in candidates if path.exists()]
-    if not found:
+    built = [path for path in candidates if path.exists()]
+    if not built:
         return f"{name}.so was not built"
+    newest = max(built, key=lambda path: path.stat().st_mtime)
     try:
-        torch.ops.load_library(str(found[0]))
+        torch.ops.load_library(str(newest))
     except OSError as error:
-        return f"{found[0]} cannot be loaded: {error.__cause__ or error}"
+        return f"{newest} cannot be loaded: {error.__cause__ or error}"
     return None
 
 

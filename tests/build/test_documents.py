@@ -22,8 +22,7 @@ def test_files_that_are_named_exist(path):
     words = re.findall(r"`([\w./-]+)`", path.read_text())
     folders = {entry.name for entry in ROOT.iterdir() if entry.is_dir() and not entry.name.startswith(".")}
     named = [word for word in words if "/" in word and word.split("/")[0] in folders - {"build"}]
-    announced = {"pctransformer/models/"}  # CONTRIBUTING says that it does not exist yet
-    assert [word for word in named if not (ROOT / word).exists() and word not in announced] == []
+    assert [word for word in named if not (ROOT / word).exists()] == []
 
 
 @pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name)
