@@ -28,6 +28,7 @@ PCT_INLINE void copy_rows(const char* features, const int64_t* index, int64_t by
 PCT_CLONES void copy_rows_of(const char* features, const int64_t* index, int64_t bytes, char* out, int64_t begin,
                              int64_t end) {
   switch (bytes) {
+    case 0: return;  // no columns: there may be no memory to copy from or to
     case 64: return copy_rows(features, index, 64, out, begin, end);
     case 128: return copy_rows(features, index, 128, out, begin, end);
     case 256: return copy_rows(features, index, 256, out, begin, end);
