@@ -9,8 +9,8 @@ from typing import Any, Literal
 
 import numpy as np
 
+from pctransformer.atomic import replace_file
 from pctransformer.datasets.files import MESH_SUFFIXES, POINT_SUFFIXES, FileFormatError, read_points
-from pctransformer.datasets.formats.ply import replace_file
 from pctransformer.datasets.modelnet import sample_from
 from pctransformer.datasets.samples import (
     CloudDataset,

@@ -11,6 +11,11 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from pctransformer.models.tensor_file import read_tensors
+
+STATE_PREFIX = "training/"
+"""Our checkpoints keep the state of the training under such names, beside the weights."""
+
 _CONTAINERS = ("state_dict", "model_state_dict", "model_state", "model", "base_model", "net")
 """Keys under which public files keep the weights."""
 
@@ -56,13 +61,8 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
     if not path.is_file():
         raise FileNotFoundError(f"{path} does not exist or is not a file")
     if path.suffix == ".safetensors":
-        from safetensors import SafetensorError
-        from safetensors.torch import load_file
-
-        try:
-            return load_file(path)
-        except SafetensorError as error:
-            raise ValueError(f"{path} is not a readable safetensors file: {error}") from error
+        tensors, _ = read_tensors(path)
+        return {name: value for name, value in tensors.items() if not name.startswith(STATE_PREFIX)}
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about old pickle protocols, which are read all the same

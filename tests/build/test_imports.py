@@ -17,10 +17,11 @@ HEAVY = {"spconv", "open3d", "torch_scatter", "h5py", "trimesh", "matplotlib"}
 NOUNS = {"points", "voxels", "boxes"}
 TENSORS = {"ops", *NOUNS}
 VIEWS = {"layers", *TENSORS}
-MODELS = {"point_view", "grid_view", "heads", *VIEWS}
-AROUND = {"datasets", "evaluation", "visualization", "errors", *TENSORS}
+MODELS = {"point_view", "grid_view", "heads", "atomic", "errors", *VIEWS}
+AROUND = {"datasets", "evaluation", "visualization", "atomic", "errors", *TENSORS}
 MAY_IMPORT = {
     "errors": set(),
+    "atomic": set(),
     "ops": set(),
     **{noun: {"ops", *NOUNS} for noun in NOUNS},
     "layers": TENSORS,
@@ -29,7 +30,7 @@ MAY_IMPORT = {
     "grid_view": VIEWS,
     "heads": VIEWS,
     "models": MODELS,
-    "datasets": {"errors", *TENSORS},
+    "datasets": {"atomic", "errors", *TENSORS},
     "evaluation": {"datasets", "errors", *TENSORS},
     "visualization": {"datasets", "errors", *TENSORS},
     "training": {"models", *MODELS, *AROUND},

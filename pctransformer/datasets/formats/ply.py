@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-import os
-import tempfile
 from pathlib import Path
 
 import numpy as np
 
+from pctransformer.atomic import replace_file
 from pctransformer.datasets.formats.common import (
     Columns,
     FileFormatError,
@@ -271,19 +270,3 @@ def write(path: str | Path, xyz: np.ndarray, colors: np.ndarray | None, extra: d
     header = ["ply", "format binary_little_endian 1.0", f"element vertex {len(xyz)}"]
     header += [f"property {words[kind]} {name}" for name, kind in fields]
     replace_file(path, "\n".join([*header, "end_header", ""]).encode("ascii") + rows.tobytes())
-
-
-def replace_file(path: str | Path, content: bytes) -> None:
-    """Write a file as a whole or not at all: under another name first, then renamed."""
-    path = Path(path)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-        umask = os.umask(0)
-        os.umask(umask)
-        os.chmod(temporary, 0o666 & ~umask)
-        os.replace(temporary, path)
-    except BaseException:
-        os.unlink(temporary)
-        raise
