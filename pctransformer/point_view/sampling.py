@@ -12,8 +12,8 @@ from pctransformer.points import PointBatch
 def sample(batch: PointBatch, num_samples: int, *, skip_near_origin: bool = False) -> tuple[PointBatch, Tensor]:
     """The same number of points from every cloud, by farthest point sampling.
 
-    A cloud with fewer points gives all of them, again from the start until there are enough, so that every cloud has
-    equally many tokens. An empty cloud gives rows of zeros.
+    A cloud with fewer points, or fewer that may be sampled, gives all of them, again from the start until there are
+    enough, so that every cloud has equally many tokens. An empty cloud gives rows of zeros.
 
     Args:
         batch: clouds.
@@ -25,7 +25,7 @@ def sample(batch: PointBatch, num_samples: int, *, skip_near_origin: bool = Fals
     """
     clouds = len(batch)
     index = farthest_point_sample(batch.xyz, batch.offsets, num_samples, skip_near_origin=skip_near_origin)
-    if batch.max_points is None or not batch.is_dense or batch.max_points < num_samples:
+    if skip_near_origin or batch.max_points is None or not batch.is_dense or batch.max_points < num_samples:
         found = (index >= 0).view(clouds, num_samples).sum(1, keepdim=True)
         again = torch.arange(num_samples, device=batch.device) % found.clamp(min=1)
         index = index.view(clouds, num_samples).gather(1, again).flatten()

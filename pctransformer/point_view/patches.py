@@ -1,0 +1,109 @@
+"""Patches: a cloud as a few dozen overlapping neighbourhoods, each of which becomes one token."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from pctransformer.ops import group
+from pctransformer.point_view.curve_order import curve_order
+from pctransformer.point_view.sampling import neighbors, sample
+from pctransformer.points import PointBatch
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Patches:
+    """The patches of a batch of clouds, equally many from each: G patches of k points.
+
+    Attributes:
+        centers: B * G points without features, a dense batch; what is computed for patches has its rows.
+        points: (B * G, k, 3 + C) points of each patch, nearest first: coordinates less the centre's, then features.
+        index: (B * G, k) int64 rows of these points in the batch that was cut; -1 where its cloud is empty.
+    """
+
+    centers: PointBatch
+    points: Tensor
+    index: Tensor
+
+    @property
+    def xyz(self) -> Tensor:
+        """(B * G, k, 3) points of each patch where they stood in their cloud, metres."""
+        return self.points[..., :3] + self.centers.xyz[:, None]
+
+
+def make_patches(
+    batch: PointBatch,
+    num_patches: int,
+    patch_size: int,
+    *,
+    order: Literal["sampled", "morton", "hilbert"] = "sampled",
+    skip_near_origin: bool = False,
+) -> Patches:
+    """Cut each cloud into patches: centres by farthest point sampling, and the nearest points of each.
+
+    Patches overlap, and together cover the cloud as far as `num_patches * patch_size` exceeds its points. A cloud with
+    fewer points than patches gives the same patches again, and one with fewer points than a patch repeats the point
+    nearest to the centre: every cloud has equally many tokens, and what repeats counts in means and in the statistics
+    of BatchNorm. An empty cloud gives patches of zeros at the origin.
+
+    Args:
+        batch: clouds; features go along.
+        num_patches: G, patches of each cloud.
+        patch_size: k, points of each patch, 1 to 256.
+        order: "sampled" leaves patches in the order in which their centres were sampled, "morton" and "hilbert" sort
+            them along that curve, for whatever needs neighbours in space to be neighbours in the sequence.
+        skip_near_origin: see `pctransformer.ops.farthest_point_sample`; public Point-BERT and Point-MAE weights want
+            it.
+
+    Source: Yu et al., Point-BERT, 2022, section 3.1; Pang et al., Masked Autoencoders for Point Cloud Self-supervised
+    Learning, 2022, section 3.1; order after Chen et al., PointGPT, 2023.
+    """
+    centers, _ = sample(batch, num_patches, skip_near_origin=skip_near_origin)
+    if order != "sampled":
+        centers = centers.replace(xyz=centers.xyz.index_select(0, curve_order(centers, order)))
+    index = neighbors(batch, centers, patch_size)  # (B * G, k)
+    index = torch.where(index < 0, index[:, :1], index)
+    return Patches(centers, group(batch.xyz, centers.xyz, index, batch.features), index)
+
+
+class PatchEmbedding(nn.Module):
+    """A small PointNet from the points of each patch to its token.
+
+    Two layers per point, the maximum over the patch beside each point, two more layers, the maximum again. Names and
+    order of layers are those of public Point-BERT and Point-MAE weights, so that `first_conv.0` there is `first.0` here
+    (with a kernel axis of length one that linear layers lack).
+
+    Args:
+        dim: channels of a token.
+        in_channels: channels of the points, 3 + C.
+        widths: channels of the first two layers; the third has twice the second.
+
+    Source: Yu et al., Point-BERT, 2022; Pang et al., 2022: widths (128, 256), dim 384; PointNet after Qi et al., 2017.
+    """
+
+    def __init__(self, dim: int, *, in_channels: int = 3, widths: tuple[int, int] = (128, 256)) -> None:
+        super().__init__()
+        narrow, wide = widths
+        self.first = nn.Sequential(
+            nn.Linear(in_channels, narrow), nn.BatchNorm1d(narrow), nn.ReLU(), nn.Linear(narrow, wide)
+        )
+        self.second = nn.Sequential(
+            nn.Linear(2 * wide, 2 * wide), nn.BatchNorm1d(2 * wide), nn.ReLU(), nn.Linear(2 * wide, dim)
+        )
+
+    def forward(self, patches: Patches) -> PointBatch:
+        """Tokens: the centres of the patches, with `dim` channels each."""
+        count, size, _ = patches.points.shape
+        local = self.first(patches.points.flatten(0, 1)).view(count, size, -1)  # (B * G, k, wide)
+        whole = local.amax(1)  # (B * G, wide)
+        # The next layer sees (whole, local). It is linear, so the part of the whole patch is computed once and not k
+        # times.
+        linear, rest = self.second[0], self.second[1:]
+        assert isinstance(linear, nn.Linear)
+        of_whole, of_local = linear.weight.chunk(2, 1)
+        hidden = local @ of_local.T + nn.functional.linear(whole, of_whole, linear.bias)[:, None]
+        tokens = rest(hidden.flatten(0, 1)).view(count, size, -1).amax(1)  # (B * G, dim)
+        return patches.centers.replace(features=tokens)
