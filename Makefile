@@ -17,7 +17,7 @@ help: ## this list
 
 demo: ## set up, then run the operators on a generated cloud and draw a picture (first time about 4 minutes)
 	@$(PREPARE) demo
-	@$(BIN)/pctransformer demo
+	@$(BIN)/pctransformer demo operators
 
 test: ## set up, then run all tests (first time about 10 minutes: torch-scatter is compiled)
 	@$(PREPARE) test

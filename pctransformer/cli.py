@@ -1,8 +1,9 @@
-"""The command line: `pctransformer COMMAND`.
+"""The command line: `pctransformer COMMAND`, where a command is one word or two.
 
-Each command is a module with a frozen dataclass `Config`, whose fields are its options, and a function `run(Config)`
-that returns the exit code. The table below is all that this file knows of them, and a command's module is imported when
-it is called: `pctransformer --help` imports neither torch nor tyro.
+Behind each command are a frozen dataclass, whose fields are its options, and a function that takes it and returns the
+exit code. The table below is all that this file knows of them. `pctransformer --help` imports neither torch nor tyro;
+a command's own `--help` imports the module of its dataclass, which should therefore do without torch; the function's
+module is imported when the command runs.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import importlib
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import pctransformer
 from pctransformer.errors import UserError
@@ -19,61 +21,119 @@ from pctransformer.errors import UserError
 
 @dataclass(frozen=True)
 class Command:
-    module: str
+    """What there is to know of a command without importing it.
+
+    Attributes:
+        config: "module:Class", the options.
+        run: "module:function", which takes them and returns the exit code.
+        summary: one line, without a full stop.
+        examples: whole command lines; the first one is the plainest.
+    """
+
+    config: str
+    run: str
     summary: str
     examples: tuple[str, ...]
 
 
 COMMANDS = {
-    "demo": Command(
-        "pctransformer.demo",
+    "demo operators": Command(
+        "pctransformer.demo.operators:Config",
+        "pctransformer.demo.operators:run",
         "run the operators on a generated cloud, time them, draw a picture",
-        ("pctransformer demo", "pctransformer demo --out runs/small --points 1000"),
+        ("pctransformer demo operators", "pctransformer demo operators --out runs/small --points 1000"),
     ),
     "doctor": Command(
-        "pctransformer.doctor",
+        "pctransformer.doctor:Config",
+        "pctransformer.doctor:run",
         "say what is installed, what is missing, what that costs and how to mend it",
         ("pctransformer doctor", "pctransformer doctor --imports --json"),
     ),
 }
+"""A command that is also the first word of others, as `demo` may be of `demo operators`, takes no bare words itself."""
+
+_HELP = ("-h", "--help", "help")
 
 
-def _help() -> str:
-    width = max(map(len, COMMANDS))
+def _help(first: str | None = None) -> str:
+    """The text of `--help`: of all commands, or of those that begin with a word."""
+    commands = {name: command for name, command in COMMANDS.items() if first in (None, name.split()[0])}
+    width = max(map(len, commands))
+    start = "usage: pctransformer [--help] [--version] [--debug]" if first is None else f"usage: pctransformer {first}"
     return "\n".join(
         [
-            "usage: pctransformer [--help] [--version] [--debug] COMMAND [options]",
+            f"{start} COMMAND [options]",
             "",
             "Transformers for point clouds.",
             "",
             "commands:",
-            *(f"  {name:{width}}  {command.summary}" for name, command in COMMANDS.items()),
+            *(f"  {name:{width}}  {command.summary}" for name, command in commands.items()),
             "",
             "examples:",
-            *(f"  {command.examples[0]}" for command in COMMANDS.values()),
+            *(f"  {command.examples[0]}" for command in commands.values()),
             "",
             "`pctransformer COMMAND --help` lists a command's options. --debug shows the traceback of an error.",
         ]
     )
 
 
-def _find(name: str) -> Command:
-    if name in COMMANDS:
-        return COMMANDS[name]
-    close = difflib.get_close_matches(name, COMMANDS, n=1)
-    hint = f"did you mean `pctransformer {close[0]}`?" if close else f"there are: {', '.join(COMMANDS)}"
-    what = "option" if name.startswith("-") else "command"
-    raise UserError(f"no {what} {name!r}; {hint}")
+def _second_words(first: str) -> list[str]:
+    return [words[1] for words in map(str.split, COMMANDS) if words[0] == first and len(words) > 1]
+
+
+def _find(arguments: Sequence[str]) -> tuple[str, list[str]]:
+    """The name of the command that the arguments begin with, the longest that there is, and the other arguments."""
+    first, *rest = arguments
+    seconds = _second_words(first)
+    if rest and rest[0] in seconds:
+        return f"{first} {rest[0]}", rest[1:]
+    bare = rest and not rest[0].startswith("-")
+    if first in COMMANDS and not (seconds and bare):
+        return first, rest
+    if not seconds:
+        raise UserError(f"no {'option' if first.startswith('-') else 'command'} {first!r}; {_similar(first, rest)}")
+    names = ", ".join(f"`{first} {second}`" for second in seconds)
+    if not bare:
+        raise UserError(f"{first} what? there is {names}")
+    close = difflib.get_close_matches(rest[0], seconds, n=1)
+    raise UserError(
+        f"no command {f'{first} {rest[0]}'!r}; "
+        + (f"did you mean `pctransformer {first} {close[0]}`?" if close else f"there is {names}")
+    )
+
+
+def _similar(first: str, rest: Sequence[str]) -> str:
+    """What somebody may have meant whose first word begins no command: it is misspelt, or it is a second word."""
+    firsts = dict.fromkeys(name.split()[0] for name in COMMANDS)
+    for word in difflib.get_close_matches(first, firsts, n=1):
+        seconds = _second_words(word)
+        close = difflib.get_close_matches(rest[0], seconds, n=1) if rest else []
+        meant = [f"{word} {second}" for second in close or seconds] if word not in COMMANDS or close else [word]
+        return f"did you mean {' or '.join(f'`pctransformer {name}`' for name in meant)}?"
+    meant = [name for name in COMMANDS if name.split()[1:] == [first]]
+    if meant:
+        return f"did you mean {' or '.join(f'`pctransformer {name}`' for name in meant)}?"
+    return f"there are: {', '.join(COMMANDS)}"
+
+
+def _load(place: str) -> Any:
+    module, _, name = place.partition(":")
+    return getattr(importlib.import_module(module), name)
 
 
 def _run(name: str, arguments: Sequence[str]) -> int:
-    command = _find(name)
     import tyro
 
-    module = importlib.import_module(command.module)
-    description = f"{command.summary[0].upper()}{command.summary[1:]}.\n\nexamples:\n  " + "\n  ".join(command.examples)
-    config = tyro.cli(module.Config, prog=f"pctransformer {name}", description=description, args=arguments)
-    return module.run(config)
+    command = COMMANDS[name]
+    config = tyro.cli(
+        _load(command.config),
+        prog=f"pctransformer {name}",
+        description=f"{command.summary[0].upper()}{command.summary[1:]}.\n\nexamples:\n  "
+        + "\n  ".join(command.examples),
+        args=arguments,
+        config=(tyro.conf.OmitArgPrefixes,),  # settings may be nested; their flags are flat
+    )
+    return _load(command.run)(config)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -82,14 +142,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     debug = "--debug" in rest
     if debug:
         rest.remove("--debug")
-    if not rest or rest[0] in ("-h", "--help", "help"):
+    if not rest or rest[0] in _HELP:
         print(_help())
+        return 0
+    if len(rest) > 1 and rest[1] in _HELP and rest[0] not in COMMANDS and _second_words(rest[0]):
+        print(_help(rest[0]))
         return 0
     if rest[0] == "--version":
         print(f"pctransformer {pctransformer.__version__}")
         return 0
     try:
-        return _run(rest[0], rest[1:])
+        return _run(*_find(rest))
     except UserError as error:
         if debug:
             raise

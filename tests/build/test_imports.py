@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from pctransformer.cli import COMMANDS
+
 PACKAGE = Path(__file__).parents[2] / "pctransformer"
 HEAVY = {"spconv", "open3d", "torch_scatter", "h5py", "trimesh", "matplotlib"}
 
@@ -104,6 +106,16 @@ def test_the_package_and_its_operators_load_nothing_heavy():
     loaded = loaded_by("import pctransformer; pctransformer.PointBatch")
     assert "torch" in loaded
     assert loaded & HEAVY == set()
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_help_of_a_command_needs_no_torch(name):
+    code = f"""import pctransformer.cli
+try:
+    pctransformer.cli.main({[*name.split(), "--help"]})
+except SystemExit:
+    pass"""
+    assert loaded_by(code) & {"torch", *HEAVY} == set()
 
 
 def test_help_needs_no_torch_and_is_quick(capsys):

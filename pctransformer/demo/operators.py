@@ -1,4 +1,4 @@
-"""`pctransformer demo`: the operators at work on a cloud made of nothing but a formula, their times, and a picture.
+"""`pctransformer demo operators`: the operators at work on a cloud made by a formula, their times, a picture.
 
 Needs no data, no GPU, no display and no network.
 """
@@ -20,13 +20,13 @@ from pctransformer.errors import UserError
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-RECORD = "demo.json"  # also the mark of a folder that this command may write into again
-PICTURE = "demo.png"
+RECORD = "operators.json"  # also the mark of a folder that this command may write into again
+PICTURE = "operators.png"
 
 
 @dataclass(frozen=True)
 class Config:
-    out: Path = Path("runs/demo")
+    out: Path = Path("runs/demo-operators")
     """Folder for the picture and the figures. Replaced if an earlier demo made it."""
     points: int = 8192
     """Points of the cloud, 256 to 100 000 (plain torch, which is timed too, is slow beyond)."""
@@ -338,7 +338,11 @@ def run(config: Config) -> int:
     _claim(config.out)
     seen, timings = look_and_time(trefoil(config.points))
     _print_table(timings)
-    record = {"made by": "pctransformer demo", "points": config.points, "timings": [asdict(t) for t in timings]}
+    record = {
+        "made by": "pctransformer demo operators",
+        "points": config.points,
+        "timings": [asdict(timing) for timing in timings],
+    }
     (config.out / RECORD).write_text(json.dumps(record, indent=2) + "\n")
     draw(seen, timings).savefig(config.out / PICTURE, dpi=160)
     print(f"picture: {config.out / PICTURE}")

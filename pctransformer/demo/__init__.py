@@ -1,0 +1,1 @@
+"""Shows that run on their own: no data, no GPU, no display, no network."""
