@@ -43,9 +43,21 @@ COMMANDS = {
         "run the operators on a generated cloud, time them, draw a picture",
         ("pctransformer demo operators", "pctransformer demo operators --out runs/small --points 1000"),
     ),
+    "models": Command(
+        "pctransformer.commands.models:Config",
+        "pctransformer.commands.models:run",
+        "list the models that there are",
+        ("pctransformer models", "pctransformer models pct --json"),
+    ),
+    "info": Command(
+        "pctransformer.commands.info:Config",
+        "pctransformer.commands.info:run",
+        "say what a model or a checkpoint is made of, and what it costs",
+        ("pctransformer info pct", "pctransformer info runs/first --num-points 2048", "pctransformer info pct --json"),
+    ),
     "doctor": Command(
-        "pctransformer.doctor:Config",
-        "pctransformer.doctor:run",
+        "pctransformer.commands.doctor:Config",
+        "pctransformer.commands.doctor:run",
         "say what is installed, what is missing, what that costs and how to mend it",
         ("pctransformer doctor", "pctransformer doctor --imports --json"),
     ),
@@ -131,7 +143,8 @@ def _run(name: str, arguments: Sequence[str]) -> int:
         description=f"{command.summary[0].upper()}{command.summary[1:]}.\n\nexamples:\n  "
         + "\n  ".join(command.examples),
         args=arguments,
-        config=(tyro.conf.OmitArgPrefixes,),  # settings may be nested; their flags are flat
+        # settings may be nested, their flags are flat; and no --no-json where not to is the default
+        config=(tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff),
     )
     return _load(command.run)(config)
 

@@ -174,7 +174,7 @@ def test_a_missing_dependency_is_named(capsys, monkeypatch):
 
 
 def test_our_own_errors_keep_their_traceback(monkeypatch):
-    from pctransformer import doctor
+    from pctransformer.commands import doctor
 
     def fail(config):
         raise ZeroDivisionError

@@ -15,12 +15,21 @@ if TYPE_CHECKING:
 
 @dataclasses.dataclass(frozen=True)
 class ModelInfo:
-    """What is known of a model without importing it."""
+    """What is known of a model without importing it.
+
+    Attributes:
+        name: what `create_model` knows it by; also the function in its module that makes it.
+        module: file in `pctransformer/models/`, without its ending.
+        summary: one line.
+        source: the paper.
+        public_weights: where there are weights that `create_model(..., pretrained=file)` reads; "" for nowhere.
+    """
 
     name: str
     module: str
     summary: str
     source: str
+    public_weights: str = ""
 
 
 _PCT = "Guo et al., PCT: Point Cloud Transformer, 2021, arXiv:2012.09688"
@@ -31,9 +40,21 @@ _MODELS = {
     for info in (
         ModelInfo("npct", "pct", "PCT, point embedding and self-attention", _PCT),
         ModelInfo("spct", "pct", "PCT, point embedding and offset-attention", _PCT),
-        ModelInfo("pct", "pct", "PCT, neighbour embedding and offset-attention", _PCT),
+        ModelInfo(
+            "pct",
+            "pct",
+            "PCT, neighbour embedding and offset-attention",
+            _PCT,
+            "github.com/Strawberry-Eat-Mango/PCT_Pytorch, with skip_near_origin=True",
+        ),
         ModelInfo("pct_small", "pct", "PCT of half the width for training on a CPU", _PCT),
-        ModelInfo("point_transformer", "point_transformer", "vector attention among neighbours", _POINT_TRANSFORMER),
+        ModelInfo(
+            "point_transformer",
+            "point_transformer",
+            "vector attention among neighbours",
+            _POINT_TRANSFORMER,
+            "github.com/souheib1/Point-Transformer",
+        ),
     )
 }
 

@@ -38,7 +38,7 @@ MAY_IMPORT = {
     "training": {"models", *MODELS, *AROUND},
     "predict": {"models", "training", *MODELS, *AROUND},
     "demo": {"models", "predict", *MODELS, *AROUND},
-    "doctor": TENSORS,
+    "commands": {"models", "training", "predict", *MODELS, *AROUND},
     "cli": {"errors"},  # commands are imported by name when they are called
     "__main__": {"cli"},
 }

@@ -4,8 +4,8 @@ import json
 import pytest
 import torch
 
-from pctransformer import doctor
-from pctransformer.doctor import Config, Package
+from pctransformer.commands import doctor
+from pctransformer.commands.doctor import Config, Package
 
 
 def by_name(findings):

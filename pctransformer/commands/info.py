@@ -1,0 +1,153 @@
+"""`pctransformer info`: what a model is made of and costs, and what a checkpoint holds."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+from tyro.conf import Positional, arg
+
+from pctransformer.commands.terminal import console, grouped, print_table
+from pctransformer.errors import UserError
+
+
+@dataclass(frozen=True)
+class Config:
+    what: Positional[Annotated[str, arg(metavar="MODEL|RUN|CHECKPOINT")]]
+    """A name from `pctransformer models`, the folder of a run, or a checkpoint file."""
+    num_points: int = 1024
+    """Points of the cloud that multiply-adds are counted for."""
+    json: bool = False
+    """Print JSON instead of tables."""
+
+
+def run(config: Config) -> int:
+    """Print what is known."""
+    if config.num_points < 1:
+        raise UserError(f"--num-points must be at least 1, got {config.num_points}")
+    facts = describe(config.what, config.num_points)
+    if config.json:
+        print(json.dumps(facts, indent=2))
+    else:
+        _print(facts)
+    return 0
+
+
+def describe(what: str, num_points: int = 1024) -> dict[str, Any]:
+    """Facts about a model or a checkpoint, as plain JSON values.
+
+    Args:
+        what: name of a model, which comes first, or path of a run folder or a checkpoint.
+        num_points: points of the cloud that multiply-adds are counted for.
+
+    Raises:
+        UserError: there is neither, or the checkpoint cannot be read.
+    """
+    from pctransformer.models import create_model, list_models, model_info
+    from pctransformer.training import checkpoint
+
+    if what in list_models():
+        return _describe_model(what, create_model(what), {}, num_points)
+    if not Path(what).exists() and "/" not in what:
+        try:
+            model_info(what)
+        except ValueError as error:
+            raise UserError(str(error)) from None
+
+    read = checkpoint.read(what)
+    about = read.about
+    facts = _describe_model(about["model"]["name"], read.build_model(), about["model"]["options"], num_points)
+    return {"checkpoint": {"path": str(read.path), "bytes": read.path.stat().st_size, **about}, **facts}
+
+
+def _describe_model(name: str, model: Any, options: Mapping[str, Any], num_points: int) -> dict[str, Any]:
+    import importlib
+
+    import torch
+
+    from pctransformer.models import model_info
+    from pctransformer.models.cost import cost
+
+    info = model_info(name)
+    module = importlib.import_module(f"pctransformer.models.{info.module}")
+    signature = inspect.signature(getattr(module, name)).parameters.values()
+    defaults = {parameter.name: parameter.default for parameter in signature if parameter.name != "num_classes"}
+    cloud = torch.rand(1, num_points, model.in_channels, generator=torch.Generator().manual_seed(0))
+    whole, parts = cost(model, cloud)
+    return {
+        "model": {
+            "name": name,
+            "summary": info.summary,
+            "paper": info.source,
+            "file": f"pctransformer/models/{info.module}.py",
+            "options": {**defaults, **options},
+            "public_weights": info.public_weights,
+        },
+        "in_channels": model.in_channels,
+        "num_classes": model.head.classifier.out_features,
+        "num_points": num_points,
+        **dataclasses.asdict(whole),
+        "parts": {name: dataclasses.asdict(part) for name, part in parts.items()},
+    }
+
+
+# ---- as text ---------------------------------------------------------------------------------------------------------
+def _print(facts: dict[str, Any]) -> None:
+    out = console()
+    if "checkpoint" in facts:
+        _print_checkpoint(facts["checkpoint"])
+        out.print()
+    model = facts["model"]
+    channels = facts["in_channels"]
+    values = "x, y, z" if channels == 3 else f"x, y, z and {channels - 3} more of each point, normals for instance"
+    rows = [
+        (model["name"], model["summary"]),
+        ("paper", model["paper"]),
+        ("code", model["file"]),
+        ("input", f"{values}; clouds of any sizes: PointBatch, (B, N, {channels}) or list of (n, {channels})"),
+        ("output", f"(B, {facts['num_classes']}) logits"),
+        ("options", ", ".join(f"{name}={value!r}" for name, value in model["options"].items())),
+        ("in Python", f'create_model("{model["name"]}", num_classes={facts["num_classes"]}, ...)'),
+    ]
+    if model["public_weights"]:
+        rows.append(("weights", f"create_model(..., pretrained=file) reads those of {model['public_weights']}"))
+    print_table(("", ""), rows)
+    out.print()
+    parts = [(name, grouped(part["parameters"]), _millions(part)) for name, part in facts["parts"].items()]
+    print_table(
+        ("part", "parameters", "million multiply-adds"),
+        [*parts, ("all", grouped(facts["parameters"]), _millions(facts))],
+        right=(1, 2),
+    )
+    out.print(f"\nMultiply-adds as computed here, for one cloud of {facts['num_points']} points (--num-points).")
+
+
+def _millions(cost: Mapping[str, int]) -> str:
+    return f"{cost['multiply_adds'] / 1e6:,.1f}".replace(",", " ")
+
+
+def _print_checkpoint(about: Mapping[str, Any]) -> None:
+    rows = [("checkpoint", f"{about['path']}, {about['bytes'] / 1e6:.1f} MB")]
+    rows += [(key, str(about[key])) for key in ("task", "epoch") if key in about]
+    if names := about.get("class_names"):
+        rows.append(("classes", f"{len(names)}: {', '.join(names)}"))
+    rows += [(key, _flat(about[key])) for key in ("metrics", "settings") if about.get(key)]
+    if "version" in about:
+        rows.append(("written by", f"pctransformer {about['version']}"))
+    print_table(("", ""), rows)
+
+
+def _flat(values: Mapping[str, Any]) -> str:
+    """Names and values, one after the other; what is nested is told by its innermost name, as on the command line."""
+    texts = []
+    for name, value in values.items():
+        if isinstance(value, Mapping):
+            texts.append(_flat(value))
+        else:
+            texts.append(f"{name} {f'{value:.4g}' if isinstance(value, float) else value}")
+    return ", ".join(texts)

@@ -1,0 +1,42 @@
+"""How commands print."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+
+def console() -> Console:
+    """Fits lines to the terminal; into a pipe or a file they go in full length."""
+    import sys
+
+    from rich.console import Console
+
+    return Console(width=None if sys.stdout.isatty() else 10_000, highlight=False, markup=False)
+
+
+def print_table(header: Sequence[str], rows: Sequence[Sequence[str]], *, right: Sequence[int] = ()) -> None:
+    """Columns side by side, without lines.
+
+    Args:
+        header: of each column; all empty for none.
+        rows: as many texts each.
+        right: numbers of the columns that are set flush right.
+    """
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), show_header=any(header))
+    for i, title in enumerate(header):
+        table.add_column(Text(title), justify="right" if i in right else "left", overflow="fold", no_wrap=i == 0)
+    for row in rows:
+        table.add_row(*map(Text, row))
+    console().print(table)
+
+
+def grouped(number: int) -> str:
+    """1 234 567."""
+    return f"{number:,}".replace(",", " ")

@@ -1,0 +1,108 @@
+import json
+
+import pytest
+import torch
+
+from pctransformer import cli, create_model, list_models
+from pctransformer.commands.info import describe
+from pctransformer.errors import UserError
+from pctransformer.models.tensor_file import write_tensors
+
+
+def checkpoint(path, **changes):
+    """A small trained model, as `pctransformer train` leaves it."""
+    options = {"in_channels": 6, "dim": 16, "width": 32, "tokens": [32, 16], "k": 8}
+    model = create_model("pct", num_classes=2, **options)
+    about = {
+        "task": "classification",
+        "model": {"name": "pct", "options": options, "num_classes": 2},
+        "class_names": ["cup", "vase"],
+        "settings": {"seed": 3, "data": {"num_points": 64}},
+        "epoch": 7,
+        "metrics": {"accuracy": 0.9375},
+        "version": "0.1.0",
+        **changes,
+    }
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_tensors(path, {**model.state_dict(), "training/step": torch.tensor(5)}, about)
+    return path
+
+
+@pytest.mark.parametrize("name", list_models())
+def test_every_model_is_described(name):
+    facts = describe(name, num_points=64)
+    model = create_model(name)
+    assert facts["parameters"] == sum(p.numel() for p in model.parameters())
+    assert [*facts["parts"]] == [part for part, _ in model.named_children()]
+    assert sum(part["parameters"] for part in facts["parts"].values()) == facts["parameters"]
+    assert sum(part["multiply_adds"] for part in facts["parts"].values()) == facts["multiply_adds"] > 0
+    assert facts["in_channels"] == model.in_channels
+    assert facts["model"]["options"]["in_channels"] == model.in_channels
+    assert json.loads(json.dumps(facts))["num_classes"] == 40
+
+
+def test_multiply_adds_of_naive_pct_by_hand():
+    """n points: two layers, four attention layers whose queries and keys are one projection, one fusing layer."""
+    n = 50
+    facts = describe("npct", num_points=n)
+    attention = n * (128 * 32 + 2 * 128 * 128) + n * n * (32 + 128)
+    assert facts["parts"]["embedding"]["multiply_adds"] == n * (3 * 128 + 128 * 128)
+    assert facts["parts"]["attention"]["multiply_adds"] == 4 * attention
+    assert facts["parts"]["fuse"]["multiply_adds"] == n * 512 * 1024
+    assert facts["parts"]["head"]["multiply_adds"] == 1024 * 512 + 512 * 256 + 256 * 40
+
+
+def test_text_of_a_model(capsys):
+    assert cli.main(["info", "pct", "--num-points", "128"]) == 0
+    text = capsys.readouterr().out
+    for words in ("2 876 136", "arXiv:2012.09688", "PCT_Pytorch", "cloud of 128 points", "skip_near_origin=False"):
+        assert words in text
+
+
+@pytest.mark.parametrize("place", ["", "checkpoints/best.safetensors"])
+def test_a_checkpoint_says_what_was_trained(tmp_path, capsys, place):
+    checkpoint(tmp_path / "checkpoints" / "best.safetensors")
+    assert cli.main(["info", str(tmp_path / place)]) == 0
+    text = capsys.readouterr().out
+    for words in ("2: cup, vase", "accuracy 0.9375", "seed 3, num_points 64", "tokens=[32, 16]", "(B, 2) logits"):
+        assert words in text
+    facts = describe(str(tmp_path / place), num_points=40)
+    assert facts["checkpoint"]["epoch"] == 7
+    assert facts["parameters"] < 100_000
+    assert facts["in_channels"] == 6
+
+
+def test_a_models_name_comes_before_a_file(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    checkpoint(tmp_path / "pct" / "checkpoints" / "best.safetensors")
+    assert "checkpoint" not in describe("pct", 64)
+    assert "checkpoint" in describe("./pct", 64)
+
+
+@pytest.mark.parametrize(
+    ("what", "text"),
+    [
+        ("pct_smal", "did you mean 'pct_small'?"),
+        ("runs/none", "runs/none does not exist"),
+        ("empty", "empty has no checkpoints/best.safetensors"),
+        ("notes.txt", "no checkpoint of this package"),
+        ("cut.safetensors", "not a readable safetensors file"),
+        ("foreign.safetensors", "not what model they belong to"),
+    ],
+)
+def test_faults_are_explained(tmp_path, monkeypatch, what, text):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "notes.txt").write_text("hello")
+    content = checkpoint(tmp_path / "whole.safetensors").read_bytes()
+    (tmp_path / "cut.safetensors").write_bytes(content[: len(content) // 2])
+    from safetensors.torch import save_file
+
+    save_file({"weight": torch.zeros(2)}, tmp_path / "foreign.safetensors")
+    with pytest.raises(UserError, match=text):
+        describe(what)
+
+
+def test_points_must_be_some(capsys):
+    assert cli.main(["info", "pct", "--num-points", "0"]) == 2
+    assert "at least 1" in capsys.readouterr().err
