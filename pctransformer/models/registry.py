@@ -34,6 +34,8 @@ class ModelInfo:
 
 _PCT = "Guo et al., PCT: Point Cloud Transformer, 2021, arXiv:2012.09688"
 _POINT_TRANSFORMER = "Zhao et al., Point Transformer, 2021, arXiv:2012.09164"
+_POINTNET2 = "Qi et al., PointNet++, 2017, arXiv:1706.02413"
+_YANX27 = "github.com/yanx27/Pointnet_Pointnet2_pytorch, with closed=True"
 
 _MODELS = {
     info.name: info
@@ -55,6 +57,8 @@ _MODELS = {
             _POINT_TRANSFORMER,
             "github.com/souheib1/Point-Transformer",
         ),
+        ModelInfo("pointnet2_ssg", "pointnet2", "PointNet++, single-scale grouping", _POINTNET2, _YANX27),
+        ModelInfo("pointnet2_msg", "pointnet2", "PointNet++, multi-scale grouping", _POINTNET2, _YANX27),
     )
 }
 

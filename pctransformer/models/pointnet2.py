@@ -1,0 +1,144 @@
+"""PointNet++. Qi, Yi, Su, Guibas, 2017, arXiv:1706.02413.
+
+No attention, but the hierarchy that later point transformers stand on: sample centres, group the points in a ball
+around each, let a small PointNet turn every group into one point with features, and again. The last group is the whole
+cloud. Multi-scale grouping looks at balls of several radii around each centre, which keeps it steady where density
+varies.
+
+What differs here: clouds of one batch may have different sizes, and a ball with few points is not filled up unless
+`pad="first"` asks for it, see `BallPointNet`. Sampling starts at the first point of a cloud and not at random. Balls
+take their points by index, so in a crowded ball the order of points matters.
+
+(B, N, 3 + C) -> 512 centres -> 128 centres -> the whole cloud -> perceptron -> logits
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from pctransformer.heads.classification import ClassificationHead
+from pctransformer.models.classifier import Classifier
+from pctransformer.point_view.set_abstraction import GroupAll, SetAbstraction
+from pctransformer.points import PointBatch
+
+
+class PointNet2(Classifier):
+    """The classification network of figure 2.
+
+    Args:
+        levels: from the points to fewer and fewer.
+        whole: from the last level to one token for each cloud, `num_features` channels.
+        num_features: channels of the token.
+        dropout: after each of the head's hidden layers.
+        in_channels: channels of the input, 3 + C.
+        num_classes: logits.
+    """
+
+    def __init__(
+        self,
+        *,
+        levels: Sequence[SetAbstraction],
+        whole: GroupAll,
+        num_features: int,
+        dropout: tuple[float, float],
+        in_channels: int,
+        num_classes: int,
+    ) -> None:
+        super().__init__()
+        self.in_channels, self.num_features = in_channels, num_features
+        self.levels, self.whole = nn.ModuleList(levels), whole
+        hidden = nn.Sequential(
+            nn.Linear(num_features, 512), nn.BatchNorm1d(512), nn.ReLU(), nn.Dropout(dropout[0]),
+            nn.Linear(512, 256), nn.BatchNorm1d(256), nn.ReLU(), nn.Dropout(dropout[1]),
+        )  # fmt: skip
+        self.head = ClassificationHead(hidden, 256, num_classes, reduce="max")
+
+    def forward_features(self, points: PointBatch | Tensor | Sequence[Tensor]) -> PointBatch:
+        tokens = PointBatch.of(points, self.in_channels)
+        for level in self.levels:
+            tokens = level(tokens)  # 512 points of each cloud, then 128
+        return self.whole(tokens)  # 1 point of each cloud
+
+
+# ---- sizes: appendix B of the paper, dropout of public code ----------------------------------------------------------
+def pointnet2_ssg(
+    num_classes: int = 40, in_channels: int = 3, *, closed: bool = False, pad: Literal["none", "first"] = "none"
+) -> PointNet2:
+    """Single-scale grouping, 1 475 688 parameters for 40 classes. Clouds should fill the unit sphere.
+
+    Public weights of yanx27 were trained with `closed` balls and `pad="first"`; the latter matters in training only.
+    """
+    levels = (
+        SetAbstraction(
+            in_channels - 3, num_samples=512, radii=(0.2,), ks=(32,), widths=((64, 64, 128),), closed=closed, pad=pad
+        ),
+        SetAbstraction(
+            128, num_samples=128, radii=(0.4,), ks=(64,), widths=((128, 128, 256),), closed=closed, pad=pad
+        ),
+    )  # fmt: skip
+    return PointNet2(
+        levels=levels, whole=GroupAll(256, (256, 512, 1024)), num_features=1024, dropout=(0.4, 0.4),
+        in_channels=in_channels, num_classes=num_classes,
+    )  # fmt: skip
+
+
+def pointnet2_msg(
+    num_classes: int = 40, in_channels: int = 3, *, closed: bool = False, pad: Literal["none", "first"] = "none"
+) -> PointNet2:
+    """Multi-scale grouping, 1 747 368 parameters for 40 classes. Otherwise as `pointnet2_ssg`."""
+    levels = (
+        SetAbstraction(
+            in_channels - 3, num_samples=512, radii=(0.1, 0.2, 0.4), ks=(16, 32, 128),
+            widths=((32, 32, 64), (64, 64, 128), (64, 96, 128)), closed=closed, pad=pad,
+        ),
+        SetAbstraction(
+            320, num_samples=128, radii=(0.2, 0.4, 0.8), ks=(32, 64, 128),
+            widths=((64, 64, 128), (128, 128, 256), (128, 128, 256)), closed=closed, pad=pad,
+        ),
+    )  # fmt: skip
+    return PointNet2(
+        levels=levels, whole=GroupAll(640, (256, 512, 1024)), num_features=1024, dropout=(0.4, 0.5),
+        in_channels=in_channels, num_classes=num_classes,
+    )  # fmt: skip
+
+
+# ---- public checkpoints: yanx27/Pointnet_Pointnet2_pytorch (MIT) -----------------------------------------------------
+def convert_yanx27(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Weights of that repository, renamed; 1x1 convolutions become linear layers.
+
+    They want 1024 points, centred and divided by the largest norm, and `closed` balls; sampling there starts at random.
+    """
+    renamed = {}
+    for name, value in weights.items():
+        if value.dim() > 2:
+            value = value.flatten(1)
+        if re.fullmatch(r"sa\d\.conv_blocks\.\d\.0\.weight", name):  # there coordinates come after features
+            value = torch.cat([value[:, -3:], value[:, :-3]], 1)
+        for pattern, replacement in _YANX27:
+            name = re.sub(pattern, replacement, name)
+        renamed[name] = value
+    return renamed
+
+
+_YANX27 = (
+    (r"^sa3\.", "whole."),
+    (r"^sa(\d)\.mlp", lambda found: f"levels.{int(found[1]) - 1}.scales.0.mlp"),
+    (
+        r"^sa(\d)\.(conv|bn)_blocks\.(\d)\.",
+        lambda found: f"levels.{int(found[1]) - 1}.scales.{found[3]}.mlp_{found[2]}s.",
+    ),
+    (r"\.mlp_convs\.(\d)\.", lambda found: f".layers.{3 * int(found[1])}."),
+    (r"\.mlp_bns\.(\d)\.", lambda found: f".layers.{3 * int(found[1]) + 1}."),
+    (r"^fc1\.", "head.hidden.0."),
+    (r"^bn1\.", "head.hidden.1."),
+    (r"^fc2\.", "head.hidden.4."),
+    (r"^bn2\.", "head.hidden.5."),
+    (r"^fc3\.", "head.classifier."),
+)
+
+PUBLIC_WEIGHTS = {"sa1.mlp_convs.0.weight": convert_yanx27, "sa1.conv_blocks.0.0.weight": convert_yanx27}
