@@ -1,5 +1,10 @@
 """What goes wrong by the user's doing."""
 
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
 
 class UserError(Exception):
     """A fault that the user can mend: a file that is not there, a folder in the way, a name misspelt.
@@ -7,3 +12,10 @@ class UserError(Exception):
     The message says what happened, what was expected, and how to mend it. The command line prints it without a
     traceback and exits with code 2.
     """
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """What a message about an unknown name ends with: names like it, or all there are."""
+    known = sorted(known)
+    similar = difflib.get_close_matches(name, known, n=3)
+    return f"did you mean {' or '.join(map(repr, similar))}?" if similar else f"there are {', '.join(known)}"

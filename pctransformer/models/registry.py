@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import fnmatch
 import importlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from pctransformer.errors import did_you_mean
 
 if TYPE_CHECKING:
     from pctransformer.models.classifier import Classifier
@@ -75,11 +76,7 @@ def model_info(name: str) -> ModelInfo:
         ValueError: no such model; the message names similar ones.
     """
     if name not in _MODELS:
-        similar = difflib.get_close_matches(name, _MODELS, n=3)
-        hint = (
-            f"did you mean {' or '.join(map(repr, similar))}?" if similar else f"there are {', '.join(list_models())}"
-        )
-        raise ValueError(f"no model is called {name!r}; {hint}")
+        raise ValueError(f"no model is called {name!r}; {did_you_mean(name, _MODELS)}")
     return _MODELS[name]
 
 

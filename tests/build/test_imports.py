@@ -26,7 +26,7 @@ MAY_IMPORT = {
     "atomic": set(),
     "ops": set(),
     **{noun: {"ops", *NOUNS} for noun in NOUNS},
-    "layers": TENSORS,
+    "layers": {"errors", *TENSORS},
     # the two views and the heads do not know each other
     "point_view": VIEWS,
     "grid_view": VIEWS,

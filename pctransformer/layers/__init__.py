@@ -1,0 +1,1 @@
+"""Pieces that both views use: attention and how to look at it, position codes, transformer layers."""
