@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pctransformer.ops import _checks
+from pctransformer.ops import _checks, gather
 
 # From here on float32 no longer resolves half a millimetre, so float64 input is stored around an origin.
 _LARGE_COORDINATE = 4096.0
@@ -349,19 +349,36 @@ class PointBatch:
         Returns:
             xyz (B, P, 3), features (B, P, C) or None, valid (B, P) bool with True for real points; P = `max_points`.
         """
-        longest = self.max_points
-        if longest is None:
-            longest = int(self.lengths.max()) if len(self) else 0
-        place = torch.arange(longest, device=self.device)
-        valid = place < self.lengths[:, None]
-        index = torch.where(valid, self.offsets[:-1, None] + place, 0)
+        rows = padded_rows(self.offsets, self.max_points)
+        features = None if self.features is None else gather(self.features, rows)
+        return gather(self.xyz, rows), features, rows >= 0
 
-        def lay(rows: Tensor) -> Tensor:
-            if not rows.shape[0]:
-                return rows.new_zeros(*valid.shape, rows.shape[1])
-            return rows.index_select(0, index.flatten()).view(*valid.shape, -1).masked_fill(~valid[..., None], 0)
 
-        return lay(self.xyz), None if self.features is None else lay(self.features), valid
+def padded_rows(offsets: Tensor, longest: int | None = None) -> Tensor:
+    """Where packed rows go when their sequences are laid side by side.
+
+    Args:
+        offsets: (B + 1,) int64.
+        longest: rows of the longest sequence where the host knows it; None: finding it waits for the device.
+
+    Returns:
+        (B, longest) int64: [b, i] is the row of token i in sequence b, -1 where the sequence has ended.
+    """
+    lengths = offsets.diff()
+    if longest is None:
+        longest = int(lengths.max()) if len(lengths) else 0
+    place = torch.arange(longest, device=offsets.device)
+    return torch.where(place < lengths[:, None], offsets[:-1, None] + place, -1)
+
+
+def pad_packed(packed: Tensor, rows: Tensor) -> Tensor:
+    """Packed values (N, ...) side by side, (B, S, ...), by `padded_rows` (B, S); zeros where a sequence has ended."""
+    return gather(packed.flatten(1), rows).unflatten(-1, packed.shape[1:])
+
+
+def unpad(padded: Tensor, rows: Tensor) -> Tensor:
+    """The packed values (N, ...) in padded ones (B, S, ...): what `pad_packed` did, undone. Waits for the device."""
+    return padded.flatten(0, 1).index_select(0, (rows.flatten() >= 0).nonzero()[:, 0])
 
 
 def _as_tensor(value: Any, name: str) -> Tensor:

@@ -6,8 +6,9 @@ from typing import Literal
 
 from torch import Tensor, nn
 
+from pctransformer.layers.recording import RecordedLayer
 from pctransformer.ops import segment
-from pctransformer.points import PointBatch
+from pctransformer.points import PointBatch, pad_packed, padded_rows
 
 
 def pool(tokens: PointBatch, reduce: Literal["max", "mean"]) -> Tensor:
@@ -21,7 +22,7 @@ def pool(tokens: PointBatch, reduce: Literal["max", "mean"]) -> Tensor:
     return segment(features, tokens.offsets, reduce)
 
 
-class ClassificationHead(nn.Module):
+class ClassificationHead(RecordedLayer):
     """Pooled tokens through hidden layers to logits.
 
     Args:
@@ -45,5 +46,18 @@ class ClassificationHead(nn.Module):
         self.classifier = nn.Linear(self.hidden_size, num_classes) if num_classes else nn.Identity()
 
     def forward(self, tokens: PointBatch, pre_logits: bool = False) -> Tensor:
-        hidden = self.hidden(pool(tokens, self.reduce))
+        pooled = pool(tokens, self.reduce)
+        if self.is_recorded:
+            self._record_pooling(tokens)
+        hidden = self.hidden(pooled)
         return hidden if pre_logits else self.classifier(hidden)
+
+    def _record_pooling(self, tokens: PointBatch) -> None:
+        """Hand over each token's share in the pooled vector of its cloud."""
+        assert tokens.features is not None
+        rows = padded_rows(tokens.offsets, tokens.max_points)  # (B, P)
+        if self.reduce == "max":
+            self.record_maximum(pad_packed(tokens.features, rows), rows)
+        else:
+            shares = (rows >= 0) / tokens.lengths[:, None]
+            self.record(shares[:, None, None], "children", key_index=rows)

@@ -20,10 +20,11 @@ import torch
 from torch import Tensor, nn
 
 from pctransformer.heads.classification import ClassificationHead
+from pctransformer.layers.recording import RecordedLayer
 from pctransformer.models.classifier import Classifier
 from pctransformer.ops import gather
 from pctransformer.point_view.sampling import neighbors, sample
-from pctransformer.points import PointBatch
+from pctransformer.points import PointBatch, pad_packed, padded_rows, unpad
 
 
 def lbr(in_dim: int, out_dim: int, activation: nn.Module | None = None, bias: bool = False) -> nn.Sequential:
@@ -42,7 +43,7 @@ class PointEmbedding(nn.Module):
         return batch.replace(features=self.layers(_all_channels(batch)))
 
 
-class NeighborEmbedding(nn.Module):
+class NeighborEmbedding(RecordedLayer):
     """One step of sampling and grouping: fewer points, each with the features of its neighbourhood (figure 4)."""
 
     def __init__(self, in_dim: int, out_dim: int, num_samples: int, k: int, skip_near_origin: bool) -> None:
@@ -63,11 +64,13 @@ class NeighborEmbedding(nn.Module):
         of_neighbor, of_center = linear.weight.chunk(2, 1)
         center = gather(x, chosen) @ (of_center - of_neighbor).T  # (M, C)
         grouped = gather(x @ of_neighbor.T, index) + center[:, None]  # (M, k, C)
-        hidden = self.second(rest(grouped.flatten(0, 1)))
-        return centers.replace(features=hidden.view(*index.shape, -1).amax(1))
+        hidden = self.second(rest(grouped.flatten(0, 1))).view(*index.shape, -1)  # (M, k, C)
+        if self.is_recorded:
+            self.record_maximum(hidden, index)
+        return centers.replace(features=hidden.amax(1))
 
 
-class SelfAttention(nn.Module):
+class SelfAttention(RecordedLayer):
     """PCT's self-attention, or with `offset` its offset-attention, over all tokens of a cloud.
 
     With energy e_ij = q_i . k_j (not scaled), a_ij = softmax over j, then b_ij = a_ij / sum_i a_ij. Token j receives
@@ -87,17 +90,22 @@ class SelfAttention(nn.Module):
         return batch.replace(features=x + self.transform(x - attended if self.offset else attended))
 
     def attend(self, batch: PointBatch, query_key: Tensor, value: Tensor) -> Tensor:
+        rows, valid = None, None
         if batch.is_dense:
             shape = (len(batch), batch.max_points or 0, -1)
-            return double_normalized(query_key.view(shape), value.view(shape)).flatten(0, 1)
-        _, padded, valid = batch.replace(features=torch.cat([query_key, value], 1)).pad()
-        assert padded is not None
-        query_key, value = padded.split([query_key.shape[1], value.shape[1]], 2)
-        return double_normalized(query_key, value, valid)[valid]
+            query_key, value = query_key.view(shape), value.view(shape)
+        else:
+            rows = padded_rows(batch.offsets, batch.max_points)
+            query_key, value, valid = pad_packed(query_key, rows), pad_packed(value, rows), rows >= 0
+        weights = double_normalized(query_key, valid)[:, None]  # (B, one head, N, N)
+        if self.is_recorded:
+            self.record(weights, query_index=rows, key_index=rows)
+        attended = (weights @ value[:, None])[:, 0]
+        return attended.flatten(0, 1) if rows is None else unpad(attended, rows)
 
 
-def double_normalized(query_key: Tensor, value: Tensor, valid: Tensor | None = None) -> Tensor:
-    """sum_i b_ij v_i for tied query_key (B, N, D) and value (B, N, C), with b as in `SelfAttention`; valid (B, N)."""
+def double_normalized(query_key: Tensor, valid: Tensor | None = None) -> Tensor:
+    """Weights (B, N, N) of tied query_key (B, N, D), with b as in `SelfAttention`: [:, j, i] is b_ij; valid (B, N)."""
     energy = query_key @ query_key.mT  # (B, query i, key j)
     if valid is not None:
         energy = energy.masked_fill(~valid[:, None, :], torch.finfo(energy.dtype).min)
@@ -105,7 +113,7 @@ def double_normalized(query_key: Tensor, value: Tensor, valid: Tensor | None = N
     if valid is not None:
         attention = attention * valid[:, :, None]
     attention = attention / (1e-9 + attention.sum(1, keepdim=True))
-    return attention.mT @ value  # (B, N, C)
+    return attention.mT
 
 
 class NeighborStem(nn.Module):

@@ -21,6 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from pctransformer.heads.classification import ClassificationHead
+from pctransformer.layers.recording import RecordedLayer
 from pctransformer.models.classifier import Classifier
 from pctransformer.ops import gather
 from pctransformer.point_view.local_attention import VectorAttention
@@ -45,7 +46,7 @@ class PointTransformerBlock(nn.Module):
         return batch.replace(features=x + self.linear_out(self.attention(self.linear_in(x), batch.xyz, index)))
 
 
-class TransitionDown(nn.Module):
+class TransitionDown(RecordedLayer):
     """A quarter of the points, each with the channel-wise maximum over its k nearest of all (figure 4b)."""
 
     def __init__(self, in_dim: int, out_dim: int, k: int, stride: int = 4) -> None:
@@ -55,7 +56,10 @@ class TransitionDown(nn.Module):
 
     def forward(self, batch: PointBatch) -> PointBatch:
         centers, _ = sample_fraction(batch, self.stride)
-        grouped = gather(self.layer(batch.features), neighbors(batch, centers, self.k))  # (M, k, C)
+        index = neighbors(batch, centers, self.k)
+        grouped = gather(self.layer(batch.features), index)  # (M, k, C)
+        if self.is_recorded:
+            self.record_maximum(grouped, index)
         return centers.replace(features=grouped.amax(1))  # a missing neighbour counts 0, which ReLU never undercuts
 
 

@@ -7,10 +7,11 @@ import math
 import torch
 from torch import Tensor, nn
 
+from pctransformer.layers.recording import RecordedLayer
 from pctransformer.ops import gather
 
 
-class VectorAttention(nn.Module):
+class VectorAttention(RecordedLayer):
     """Attention with a weight for every channel, among the neighbours of each point.
 
         y_i = sum_j softmax_j(gamma(phi(x_i) - psi(x_j) + delta_ij) / sqrt(C)) * (alpha(x_j) + delta_ij)
@@ -45,5 +46,9 @@ class VectorAttention(nn.Module):
         """
         delta = self.position(xyz[:, None] - gather(xyz, index))  # (N, k, C)
         score = self.weight(self.query(x)[:, None] - gather(self.key(x), index) + delta) / math.sqrt(x.shape[1])
-        attention = score.masked_fill((index < 0)[..., None], -torch.inf).softmax(1)
+        attention = score.masked_fill((index < 0)[..., None], -torch.inf).softmax(1)  # (N, k, C)
+        if self.is_recorded:
+            weights = attention.mT[:, :, None]  # (N, C, 1, k): every channel is a head
+            self.record(weights, key_index=index)
+            attention = weights[:, :, 0].mT
         return (attention * (gather(self.value(x), index) + delta)).sum(1)

@@ -8,6 +8,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from pctransformer.layers.recording import RecordedLayer
 from pctransformer.ops import group
 from pctransformer.point_view.curve_order import curve_order
 from pctransformer.point_view.sampling import neighbors, sample
@@ -69,7 +70,7 @@ def make_patches(
     return Patches(centers, group(batch.xyz, centers.xyz, index, batch.features), index)
 
 
-class PatchEmbedding(nn.Module):
+class PatchEmbedding(RecordedLayer):
     """A small PointNet from the points of each patch to its token.
 
     Two layers per point, the maximum over the patch beside each point, two more layers, the maximum again. Names and
@@ -105,5 +106,7 @@ class PatchEmbedding(nn.Module):
         assert isinstance(linear, nn.Linear)
         of_whole, of_local = linear.weight.chunk(2, 1)
         hidden = local @ of_local.T + nn.functional.linear(whole, of_whole, linear.bias)[:, None]
-        tokens = rest(hidden.flatten(0, 1)).view(count, size, -1).amax(1)  # (B * G, dim)
-        return patches.centers.replace(features=tokens)
+        points = rest(hidden.flatten(0, 1)).view(count, size, -1)
+        if self.is_recorded:
+            self.record_maximum(points, patches.index)
+        return patches.centers.replace(features=points.amax(1))  # (B * G, dim)

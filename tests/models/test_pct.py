@@ -17,7 +17,7 @@ def test_double_normalization_by_hand():
     query_key = torch.eye(2)[None] * root
     value = torch.tensor([[[1.0], [5.0]]])
     expected = torch.tensor([[[0.75 * 1 + 0.25 * 5], [0.25 * 1 + 0.75 * 5]]])
-    torch.testing.assert_close(double_normalized(query_key, value), expected)
+    torch.testing.assert_close(double_normalized(query_key) @ value, expected)
 
 
 def test_attention_equals_the_formula_on_every_cloud():
