@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from pctransformer.errors import UserError
+from pctransformer.visualization.clouds import camera
+from pctransformer.visualization.style import BLUE, DARK, GREY, MANY, MIDDLE, ORANGE
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -181,18 +183,8 @@ def look_and_time(cloud: np.ndarray) -> tuple[Seen, list[Timing]]:
 
 
 # ---- the picture -----------------------------------------------------------------------------------------------------
-GREY, DARK, BLUE, ORANGE = "#c9ced6", "#5d6570", "#3b6fb6", "#e4572e"
-# Hues that stay apart for colour-blind eyes (Paul Tol's bright and vibrant sets).
-PATCH_COLOURS = ["#4477aa", "#ee6677", "#228833", "#ccbb44", "#66ccee", "#aa3377", "#ee7733", "#009988", "#332288"]
-ELEVATION, AZIMUTH = np.deg2rad(58), np.deg2rad(-70)
-# The camera's axes as rows: to the right, up, towards us.
-CAMERA = np.array(
-    [
-        [-np.sin(AZIMUTH), np.cos(AZIMUTH), 0],
-        [-np.sin(ELEVATION) * np.cos(AZIMUTH), -np.sin(ELEVATION) * np.sin(AZIMUTH), np.cos(ELEVATION)],
-        [np.cos(ELEVATION) * np.cos(AZIMUTH), np.cos(ELEVATION) * np.sin(AZIMUTH), np.sin(ELEVATION)],
-    ]
-)
+ELEVATION_DEG, AZIMUTH_DEG = 58, -70
+CAMERA = camera(ELEVATION_DEG, AZIMUTH_DEG)
 RIGHT, UP, TOWARDS_US = CAMERA
 
 
@@ -208,7 +200,7 @@ def draw(seen: Seen, timings: list[Timing]) -> Figure:
     order = np.empty(len(points))
     order[seen.order] = np.linspace(0, 1, len(points))
     height = (points[:, 2] - points[:, 2].min()) / np.ptp(points[:, 2])
-    patch_colours = np.array([to_rgb(colour) for colour in PATCH_COLOURS])
+    patch_colours = np.array([to_rgb(colour) for colour in MANY])
     plain = np.broadcast_to(to_rgb(GREY), points.shape)
 
     cloud = _view(figure, 0, "cloud", f"{len(points)} points on a trefoil knot", points)
@@ -251,7 +243,7 @@ def _view(figure: Figure, place: int, name: str, text: str, points: np.ndarray) 
     axes.set(xlim=(low[0], high[0]), ylim=(low[1], high[1]), zlim=(low[2], high[2]))
     axes.set_proj_type("ortho")
     axes.set_box_aspect((1, 1, 1), zoom=1.7)
-    axes.view_init(elev=np.rad2deg(ELEVATION), azim=np.rad2deg(AZIMUTH))
+    axes.view_init(elev=ELEVATION_DEG, azim=AZIMUTH_DEG)
     axes.set_axis_off()
     return axes
 
@@ -302,7 +294,7 @@ def _draw_times(figure: Figure, timings: list[Timing]) -> None:
     plain = np.array([timing.plain_torch_ms for timing in timings])
     axes.hlines(rows, ours, plain, color=GREY, linewidth=3, zorder=1)
     axes.scatter(ours, rows, c=BLUE, s=70, zorder=3)
-    axes.scatter(plain, rows, c="#8a929e", s=70, zorder=2)
+    axes.scatter(plain, rows, c=MIDDLE, s=70, zorder=2)
     for row, (fast, slow) in enumerate(zip(ours, plain)):
         axes.annotate(_times(slow, fast), (max(fast, slow), row), (9, -4), textcoords="offset points", fontsize=11)
     for x, label, colour, side in ((ours[0], "compiled", BLUE, "right"), (plain[0], "plain torch", DARK, "left")):

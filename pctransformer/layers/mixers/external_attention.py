@@ -11,11 +11,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from pctransformer.layers.mixers.mixer import Mixer, token_rows
-from pctransformer.layers.recording import RecordedLayer
+from pctransformer.layers.mixers.mixer import Mixer
 
 
-def softmax_then_l1(energy: Tensor, valid: Tensor | None) -> Tensor:
+def double_norm(energy: Tensor, valid: Tensor | None) -> Tensor:
     """Softmax over tokens, then L1 over slots; rows of padding are zeros.
 
     Args:
@@ -32,8 +31,8 @@ def softmax_then_l1(energy: Tensor, valid: Tensor | None) -> Tensor:
     return attention / (1e-9 + attention.sum(3, keepdim=True))
 
 
-class ExternalAttention(Mixer, RecordedLayer):
-    """A = Norm(F M_kᵀ), out = A M_v with memories M_k, M_v of `slots` rows and Norm as in `softmax_then_l1`.
+class ExternalAttention(Mixer):
+    """A = Norm(F M_kᵀ), out = A M_v with memories M_k, M_v of `slots` rows and Norm as in `double_norm`.
 
     Args:
         dim: channels.
@@ -49,13 +48,11 @@ class ExternalAttention(Mixer, RecordedLayer):
         self.value = nn.Linear(slots, dim, bias=False)
 
     def mix(self, tokens: Tensor, valid: Tensor | None) -> Tensor:
-        attention = softmax_then_l1(self.key(tokens)[:, None], valid)  # (P, 1, K, slots)
-        if self.is_recorded:
-            self.record(attention, "memory", query_index=token_rows(valid))
+        attention = double_norm(self.key(tokens)[:, None], valid)  # (P, 1, K, slots)
         return self.value(attention[:, 0])
 
 
-class MultiHeadExternalAttention(Mixer, RecordedLayer):
+class MultiHeadExternalAttention(Mixer):
     """External attention in each head, between two linear layers; the heads share their memories.
 
     The mixer of EAMLP. Channels are first widened, so that there are `expansion` times as many heads as `num_heads`
@@ -82,7 +79,5 @@ class MultiHeadExternalAttention(Mixer, RecordedLayer):
 
     def mix(self, tokens: Tensor, valid: Tensor | None) -> Tensor:
         heads = self.query(tokens).unflatten(2, (self.num_heads, -1)).transpose(1, 2)  # (P, H, K, C')
-        attention = softmax_then_l1(self.key(heads), valid)  # (P, H, K, slots)
-        if self.is_recorded:
-            self.record(attention, "memory", query_index=token_rows(valid))
+        attention = double_norm(self.key(heads), valid)  # (P, H, K, slots)
         return self.project(self.value(attention).transpose(1, 2).flatten(2))
