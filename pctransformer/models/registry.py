@@ -6,12 +6,15 @@ import dataclasses
 import fnmatch
 import importlib
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from pctransformer.errors import did_you_mean
 
 if TYPE_CHECKING:
     from pctransformer.models.classifier import Classifier
+    from pctransformer.models.segmenter import Segmenter
+
+Task = Literal["classification", "segmentation"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,6 +27,7 @@ class ModelInfo:
         summary: one line.
         source: the paper.
         public_weights: where there are weights that `create_model(..., pretrained=file)` reads; "" for nowhere.
+        task: "classification" gives logits of clouds (a `Classifier`), "segmentation" of points (a `Segmenter`).
     """
 
     name: str
@@ -31,6 +35,7 @@ class ModelInfo:
     summary: str
     source: str
     public_weights: str = ""
+    task: Task = "classification"
 
 
 _PCT = "Guo et al., PCT: Point Cloud Transformer, 2021, arXiv:2012.09688"
@@ -60,13 +65,29 @@ _MODELS = {
         ),
         ModelInfo("pointnet2_ssg", "pointnet2", "PointNet++, single-scale grouping", _POINTNET2, _YANX27),
         ModelInfo("pointnet2_msg", "pointnet2", "PointNet++, multi-scale grouping", _POINTNET2, _YANX27),
+        ModelInfo(
+            "pointnet2_ssg_seg",
+            "pointnet2",
+            "PointNet++ for points, single-scale grouping",
+            _POINTNET2,
+            f"{_YANX27}, num_categories=16",
+            "segmentation",
+        ),
+        ModelInfo(
+            "pointnet2_msg_seg",
+            "pointnet2",
+            "PointNet++ for points, multi-scale grouping",
+            _POINTNET2,
+            f"{_YANX27}, num_categories=16",
+            "segmentation",
+        ),
     )
 }
 
 
-def list_models(pattern: str = "*") -> list[str]:
-    """Names of models that match a shell pattern, sorted: `list_models("*pct*")`."""
-    return sorted(fnmatch.filter(_MODELS, pattern))
+def list_models(pattern: str = "*", task: Task | None = None) -> list[str]:
+    """Names of models that match a shell pattern, sorted, of one task or of all: `list_models("*pct*")`."""
+    return sorted(name for name in fnmatch.filter(_MODELS, pattern) if task in (None, _MODELS[name].task))
 
 
 def model_info(name: str) -> ModelInfo:
@@ -81,13 +102,14 @@ def model_info(name: str) -> ModelInfo:
 
 
 def create_model(
-    name: str, *, num_classes: int = 40, pretrained: str | Path | None = None, **options: Any
-) -> Classifier:
+    name: str, *, num_classes: int | None = None, pretrained: str | Path | None = None, **options: Any
+) -> Classifier | Segmenter:
     """Make a model by name, in training mode.
 
     Args:
         name: one of `list_models()`.
-        num_classes: logits; 0 leaves the last layer out.
+        num_classes: logits; 0 leaves the last layer out. None: as many as in the paper, 40 classes of ModelNet40 or 50
+            parts of ShapeNet.
         pretrained: a file of weights (`.safetensors`, `.pt`, `.pth`): of this package, or public ones that the model's
             file knows how to rename. The last layer stays new where the file has another number of classes.
         options: keyword arguments of the model's function, for example `in_channels=6`.
@@ -97,7 +119,9 @@ def create_model(
         TypeError: the model has no such option.
     """
     module = importlib.import_module(f"pctransformer.models.{model_info(name).module}")
-    model = getattr(module, name)(num_classes=num_classes, **options)
+    if num_classes is not None:
+        options["num_classes"] = num_classes
+    model = getattr(module, name)(**options)
     if pretrained is not None:
         from pctransformer.models.weights import load_weights
 

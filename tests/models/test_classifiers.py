@@ -20,7 +20,7 @@ def shapes(model: torch.nn.Module, count: int = 3, points: int = 64) -> torch.Te
     return torch.randn(count, points, model.in_channels, generator=torch.Generator().manual_seed(1))
 
 
-@pytest.mark.parametrize("name", list_models())
+@pytest.mark.parametrize("name", list_models(task="classification"))
 class TestEveryClassifier:
     def test_logits_and_their_gradients(self, name):
         model = small(name)
@@ -92,5 +92,7 @@ class TestEveryClassifier:
 def test_names():
     assert "pct" in list_models()
     assert list_models("*pct") == ["npct", "pct", "spct"]
+    assert list_models("pointnet2_ssg*") == ["pointnet2_ssg", "pointnet2_ssg_seg"]
+    assert list_models("pointnet2_ssg*", task="classification") == ["pointnet2_ssg"]
     with pytest.raises(ValueError, match="did you mean 'point_transformer'"):
         create_model("point_transfomer")
