@@ -83,6 +83,7 @@ def _describe_model(name: str, model: Any, options: Mapping[str, Any], num_point
         "model": {
             "name": name,
             "summary": info.summary,
+            "task": info.task,
             "paper": info.source,
             "file": f"pctransformer/models/{info.module}.py",
             "options": {**defaults, **options},
@@ -105,12 +106,13 @@ def _print(facts: dict[str, Any]) -> None:
     model = facts["model"]
     channels = facts["in_channels"]
     values = "x, y, z" if channels == 3 else f"x, y, z and {channels - 3} more of each point, normals for instance"
+    of_clouds = model["task"] == "classification"
     rows = [
         (model["name"], model["summary"]),
         ("paper", model["paper"]),
         ("code", model["file"]),
         ("input", f"{values}; clouds of any sizes: PointBatch, (B, N, {channels}) or list of (n, {channels})"),
-        ("output", f"(B, {facts['num_classes']}) logits"),
+        ("output", f"({'B' if of_clouds else 'N'}, {facts['num_classes']}) logits{'' if of_clouds else ' of points'}"),
         ("options", ", ".join(f"{name}={value!r}" for name, value in model["options"].items())),
         ("in Python", f'create_model("{model["name"]}", num_classes={facts["num_classes"]}, ...)'),
     ]

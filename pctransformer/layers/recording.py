@@ -107,13 +107,17 @@ class RecordedLayer(nn.Module):
             candidates: (M, k, C) values of the children of each query, of which the layer takes `amax(1)`.
             key_index: (M, k) rows of the children, -1 for none. None: row m * k + j.
         """
-        candidates = candidates.detach()
-        if key_index is not None:
-            candidates = candidates.masked_fill((key_index < 0)[..., None], -torch.inf)
-        winner = candidates.argmax(1)  # (M, C)
-        share = torch.full_like(winner, 1 / winner.shape[1], dtype=torch.float32)
-        shares = share.new_zeros(candidates.shape[:2]).scatter_add(1, winner, share)  # (M, k)
-        self.record(shares[:, None, None], "children", key_index=key_index)
+        self.record(shares_of_maximum(candidates, key_index)[:, None, None], "children", key_index=key_index)
+
+
+def shares_of_maximum(candidates: Tensor, key_index: Tensor | None = None) -> Tensor:
+    """(M, k): each child's share of the channels of a maximum, for arguments as `record_maximum` takes them."""
+    candidates = candidates.detach()
+    if key_index is not None:
+        candidates = candidates.masked_fill((key_index < 0)[..., None], -torch.inf)
+    winner = candidates.argmax(1)  # (M, C)
+    share = torch.full_like(winner, 1 / winner.shape[1], dtype=torch.float32)
+    return share.new_zeros(candidates.shape[:2]).scatter_add(1, winner, share)
 
 
 def is_recorded(module: nn.Module) -> bool:

@@ -12,9 +12,10 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from pctransformer.ops import ball_query, group, interpolate, segment
+from pctransformer.layers.recording import RecordedLayer, shares_of_maximum
+from pctransformer.ops import ball_query, gather, group, interpolate, segment
 from pctransformer.point_view.sampling import sample
-from pctransformer.points import PointBatch
+from pctransformer.points import PointBatch, pad_packed, padded_rows
 
 
 def shared_perceptron(*widths: int) -> nn.Sequential:
@@ -54,8 +55,14 @@ class BallPointNet(nn.Module):
         self.radius, self.k, self.closed, self.pad = radius, k, closed, pad
         self.layers = shared_perceptron(3 + in_dim, *widths)
 
-    def forward(self, batch: PointBatch, centers: PointBatch) -> Tensor:
-        """Features (M, widths[-1]) of M centres; zeros where nothing is within the radius."""
+    def forward(self, batch: PointBatch, centers: PointBatch) -> tuple[Tensor, Tensor, Tensor]:
+        """
+        Returns:
+            features (M, widths[-1]) of M centres; zeros where nothing is within the radius.
+            index (M, k) int64 rows of the points in each ball, -1 for none.
+            values: what the features are the maximum of, (M, k, widths[-1]), or without padding (E, widths[-1]): one
+                row for each index that is not -1.
+        """
         index = ball_query(
             batch.xyz, batch.offsets, centers.xyz, centers.offsets, self.radius, self.k,
             closed=self.closed, pad=self.pad,
@@ -63,16 +70,17 @@ class BallPointNet(nn.Module):
         found = index >= 0  # (M, k)
         if self.pad == "first":
             grouped = group(batch.xyz, centers.xyz, index, batch.features)  # (M, k, 3 + C)
-            features = self.layers(grouped.flatten(0, 1)).view(*index.shape, -1).amax(1)
-            return features.masked_fill(~found[:, :1], 0)
+            values = self.layers(grouped.flatten(0, 1)).view(*index.shape, -1)
+            return values.amax(1).masked_fill(~found[:, :1], 0), index, values
         count = found.sum(1)
         pairs = index[found]  # (E,) all points of the first centre, then those of the second, ...
         own_center = centers.xyz.repeat_interleave(count, 0, output_size=len(pairs))
         grouped = group(batch.xyz, own_center, pairs[:, None], batch.features)[:, 0]  # (E, 3 + C)
-        return segment(self.layers(grouped), nn.functional.pad(count.cumsum(0), (1, 0)), "max")
+        values = self.layers(grouped)
+        return segment(values, nn.functional.pad(count.cumsum(0), (1, 0)), "max"), index, values
 
 
-class SetAbstraction(nn.Module):
+class SetAbstraction(RecordedLayer):
     """Fewer points, each with the features of its surroundings at one scale or at several side by side (section 3.3).
 
     Centres are the same number from each cloud, by farthest point sampling; a smaller cloud repeats its points.
@@ -109,10 +117,23 @@ class SetAbstraction(nn.Module):
     def forward(self, batch: PointBatch) -> PointBatch:
         """`num_samples` points of each cloud with `out_dim` features, a dense batch."""
         centers, _ = sample(batch, self.num_samples)
-        return centers.replace(features=torch.cat([scale(batch, centers) for scale in self.scales], 1))
+        scales = [scale(batch, centers) for scale in self.scales]
+        if self.is_recorded:
+            self._record_scales(scales)
+        return centers.replace(features=torch.cat([features for features, _, _ in scales], 1))
+
+    def _record_scales(self, scales: list[tuple[Tensor, Tensor, Tensor]]) -> None:
+        """Hand over each point's share in all channels of a centre, those of all scales together."""
+        shares = []
+        for _, index, values in scales:
+            if values.dim() == 2:  # one row for each point that is there
+                there = index >= 0
+                values = gather(values, torch.where(there, there.flatten().cumsum(0).view_as(index) - 1, -1))
+            shares.append(shares_of_maximum(values, index) * values.shape[2] / self.out_dim)
+        self.record(torch.cat(shares, 1)[:, None, None], "children", key_index=torch.cat([i for _, i, _ in scales], 1))
 
 
-class GroupAll(nn.Module):
+class GroupAll(RecordedLayer):
     """The last abstraction: one point for the whole cloud, at the origin, with the maximum over all points.
 
     Args:
@@ -126,7 +147,11 @@ class GroupAll(nn.Module):
 
     def forward(self, batch: PointBatch) -> PointBatch:
         channels = batch.xyz if batch.features is None else torch.cat([batch.xyz, batch.features], 1)
-        features = segment(self.layers(channels), batch.offsets, "max")  # (B, widths[-1])
+        values = self.layers(channels)
+        if self.is_recorded:
+            rows = padded_rows(batch.offsets, batch.max_points)  # (B, P)
+            self.record_maximum(pad_packed(values, rows), rows)
+        features = segment(values, batch.offsets, "max")  # (B, widths[-1])
         offsets = torch.arange(len(batch) + 1, device=batch.device)
         return PointBatch(batch.xyz.new_zeros(len(batch), 3), offsets, features, min(len(batch), 1), batch.origin)
 

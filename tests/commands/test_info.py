@@ -6,6 +6,7 @@ import torch
 from pctransformer import cli, create_model, list_models
 from pctransformer.commands.info import describe
 from pctransformer.errors import UserError
+from pctransformer.models import model_info
 from pctransformer.models.tensor_file import write_tensors
 
 
@@ -38,7 +39,7 @@ def test_every_model_is_described(name):
     assert sum(part["multiply_adds"] for part in facts["parts"].values()) == facts["multiply_adds"] > 0
     assert facts["in_channels"] == model.in_channels
     assert facts["model"]["options"]["in_channels"] == model.in_channels
-    assert json.loads(json.dumps(facts))["num_classes"] == 40
+    assert json.loads(json.dumps(facts))["num_classes"] == (40 if model_info(name).task == "classification" else 50)
 
 
 def test_multiply_adds_of_naive_pct_by_hand():
@@ -50,6 +51,12 @@ def test_multiply_adds_of_naive_pct_by_hand():
     assert facts["parts"]["attention"]["multiply_adds"] == 4 * attention
     assert facts["parts"]["fuse"]["multiply_adds"] == n * 512 * 1024
     assert facts["parts"]["head"]["multiply_adds"] == 1024 * 512 + 512 * 256 + 256 * 40
+
+
+def test_output_is_told_by_task(capsys):
+    for name, words in (("pointnet2_ssg", "(B, 40) logits"), ("pointnet2_ssg_seg", "(N, 50) logits of points")):
+        cli.main(["info", name, "--num-points", "64"])
+        assert words in capsys.readouterr().out
 
 
 def test_text_of_a_model(capsys):

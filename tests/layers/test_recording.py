@@ -140,7 +140,7 @@ def test_memory_slots_are_the_same_for_all():
 
 
 # ---- models ----------------------------------------------------------------------------------------------------------
-@pytest.mark.parametrize("name", ["npct", "pct", "point_transformer"])
+@pytest.mark.parametrize("name", ["npct", "pct", "point_transformer", "pointnet2_msg"])
 def test_models_from_points_to_pooled_vector(name):
     """Logits stay the same, every row of every map adds up to one, and maps fit together: the keys of a layer are the
     queries of the one before."""

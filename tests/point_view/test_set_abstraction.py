@@ -1,6 +1,8 @@
 import pytest
 import torch
+from torch import nn
 
+from pctransformer.layers.recording import record_attention
 from pctransformer.point_view.set_abstraction import BallPointNet, FeaturePropagation, GroupAll, SetAbstraction
 from pctransformer.points import PointBatch
 
@@ -31,7 +33,7 @@ def test_ball_by_hand(pad):
     batch = PointBatch.from_dense(points[None])
     centers = PointBatch.from_dense(torch.tensor([[[1.0, 0, 0], [2, 0, 0], [10, 0, 0], [5, 0, 0]]]))
     # around x = 1 the first two of three points are seen, around x = 5 there are none
-    assert layer(batch, centers).tolist() == [[0, 7], [0, 9], [0, 4], [0, 0]]
+    assert layer(batch, centers)[0].tolist() == [[0, 7], [0, 9], [0, 4], [0, 0]]
 
 
 @pytest.mark.parametrize("closed", [True, False])
@@ -39,7 +41,7 @@ def test_closed_balls_hold_their_border(closed):
     layer = BallPointNet(1, (1,), radius=1.0, k=4, closed=closed).eval()
     layer.layers[0].weight.data = torch.tensor([[0.0, 0, 0, 1]])
     batch = PointBatch.from_dense(torch.tensor([[[0.0, 0, 0, 1], [1, 0, 0, 8]]]))
-    seen = layer(batch, PointBatch.from_dense(torch.zeros(1, 1, 3)))
+    seen, _, _ = layer(batch, PointBatch.from_dense(torch.zeros(1, 1, 3)))
     assert (seen > 5) == closed
 
 
@@ -138,3 +140,35 @@ def test_gradients_repeat_exactly(pad):
         assert torch.equal(first, gradient())
     finally:
         torch.use_deterministic_algorithms(False)
+
+
+def test_recorded_shares_by_hand():
+    """A centre whose two channels are the maximum over a small ball and over a large one, each won by one point."""
+    layer = SetAbstraction(1, num_samples=1, radii=(1.5, 5), ks=(4, 8), widths=((1,), (3,))).eval()
+    for scale in layer.scales:
+        scale.layers[0].weight.data = torch.tensor([[0.0, 0, 0, 1]]).expand_as(scale.layers[0].weight).clone()
+    points = torch.tensor([[x, 0.0, 0.0, f] for x, f in ((0, 5), (1, 7), (2, 6), (3, 9))])
+    with record_attention(layer) as maps:
+        layer(PointBatch.from_dense(points[None]))
+    query, key, weight = maps[0].pairs()
+    assert query.tolist() == [0] * 6
+    assert key.tolist() == [0, 1, 0, 1, 2, 3]
+    assert weight.tolist() == [0, 0.25, 0, 0, 0, 0.75]
+
+
+@pytest.mark.parametrize("pad", ["none", "first"])
+def test_recording_changes_nothing_and_shares_add_up(pad):
+    torch.manual_seed(0)
+    batch = ragged()
+    layer = shared(SetAbstraction(2, num_samples=8, radii=(0.3, 0.6), ks=(4, 16), widths=((8,), (5,)), pad=pad))
+    whole = GroupAll(13, (4,))
+    with record_attention(nn.ModuleList([layer, whole])) as maps:
+        tokens = layer(batch)
+        whole(tokens)
+    assert [found.layer for found in maps] == ["0", "1"]
+    query, key, weight = maps[0].pairs()
+    assert (batch.batch_index[key] == tokens.batch_index[query]).all()
+    total = torch.zeros(32).index_add(0, query, weight)
+    torch.testing.assert_close(total, (tokens.batch_index != 1).float())  # an empty cloud has no shares to give
+    query, key, weight = maps[1].pairs()
+    torch.testing.assert_close(torch.zeros(4).index_add(0, query, weight), torch.ones(4))
