@@ -40,7 +40,10 @@ def cost(model: nn.Module, *inputs: Any) -> tuple[Cost, dict[str, Cost]]:
         whole: the model may have parameters, and compute, outside of them.
     """
     training = [module for module in model.modules() if module.training]
+    learnt = [parameter for parameter in model.parameters() if parameter.requires_grad]
     model.eval()
+    # torch's counter stumbles over a part that gives a view of a parameter, as tables of positions do, if it is learnt
+    model.requires_grad_(False)
     counter = FlopCounterMode(display=False)
     try:
         # on CPU, torch counts attention in its explicit form only
@@ -49,6 +52,8 @@ def cost(model: nn.Module, *inputs: Any) -> tuple[Cost, dict[str, Cost]]:
     finally:
         for module in training:
             module.training = True
+        for parameter in learnt:
+            parameter.requires_grad = True
     counts = {name: sum(by_operator.values()) for name, by_operator in counter.get_flop_counts().items()}
     parts = {
         name: Cost(_parameters(part), _flops(part, f"{type(model).__name__}.{name}", counts) // 2)

@@ -20,16 +20,12 @@ import torch
 from torch import Tensor, nn
 
 from pctransformer.heads.classification import ClassificationHead
+from pctransformer.layers.mixers.pct_attention import double_normalized, lbr
 from pctransformer.layers.recording import RecordedLayer
 from pctransformer.models.classifier import Classifier
 from pctransformer.ops import gather
 from pctransformer.point_view.sampling import neighbors, sample
 from pctransformer.points import PointBatch, pad_packed, padded_rows, unpad
-
-
-def lbr(in_dim: int, out_dim: int, activation: nn.Module | None = None, bias: bool = False) -> nn.Sequential:
-    """Linear, BatchNorm, ReLU: the paper's building block."""
-    return nn.Sequential(nn.Linear(in_dim, out_dim, bias), nn.BatchNorm1d(out_dim), activation or nn.ReLU())
 
 
 class PointEmbedding(nn.Module):
@@ -73,8 +69,7 @@ class NeighborEmbedding(RecordedLayer):
 class SelfAttention(RecordedLayer):
     """PCT's self-attention, or with `offset` its offset-attention, over all tokens of a cloud.
 
-    With energy e_ij = q_i . k_j (not scaled), a_ij = softmax over j, then b_ij = a_ij / sum_i a_ij. Token j receives
-    sum_i b_ij v_i: the weights that token j gives to all others are column j of b and add up to one.
+    `layers.mixers.pct_attention` has the same layer for patches of equal size, and says how weights are normalised.
     """
 
     def __init__(self, dim: int, offset: bool) -> None:
@@ -102,18 +97,6 @@ class SelfAttention(RecordedLayer):
             self.record(weights, query_index=rows, key_index=rows)
         attended = (weights @ value[:, None])[:, 0]
         return attended.flatten(0, 1) if rows is None else unpad(attended, rows)
-
-
-def double_normalized(query_key: Tensor, valid: Tensor | None = None) -> Tensor:
-    """Weights (B, N, N) of tied query_key (B, N, D), with b as in `SelfAttention`: [:, j, i] is b_ij; valid (B, N)."""
-    energy = query_key @ query_key.mT  # (B, query i, key j)
-    if valid is not None:
-        energy = energy.masked_fill(~valid[:, None, :], torch.finfo(energy.dtype).min)
-    attention = energy.softmax(2)
-    if valid is not None:
-        attention = attention * valid[:, :, None]
-    attention = attention / (1e-9 + attention.sum(1, keepdim=True))
-    return attention.mT
 
 
 class NeighborStem(nn.Module):

@@ -58,6 +58,24 @@ def test_attention_counts_scores_and_weighted_sums(ragged):
     assert whole == Cost(0, 2 * 6 * 6 * (4 + 4))
 
 
+class Table(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.rows = nn.Parameter(torch.ones(5, 3))
+
+    def forward(self, count):
+        return self.rows[:count]
+
+
+def test_a_part_may_give_its_parameter():
+    table = Table()
+    frozen = nn.Linear(3, 2).requires_grad_(False)
+    whole, _ = cost(nn.Sequential(table, frozen), 4)
+    assert whole == Cost(15 + 8, 4 * 3 * 2)
+    assert table.rows.requires_grad
+    assert not frozen.weight.requires_grad
+
+
 def test_a_model_that_fails_is_left_in_training():
     model = Small()
     with pytest.raises(RuntimeError, match="size"):

@@ -2,22 +2,13 @@ import pytest
 import torch
 
 from pctransformer.models import create_model
-from pctransformer.models.pct import SelfAttention, convert_pct_pytorch, double_normalized
+from pctransformer.models.pct import SelfAttention, convert_pct_pytorch
 from pctransformer.points import PointBatch
 
 
 @pytest.mark.parametrize(("name", "count"), [("npct", 1_360_552), ("spct", 1_360_552), ("pct", 2_876_136)])
 def test_published_sizes(name, count):
     assert sum(p.numel() for p in create_model(name, num_classes=40).parameters()) == count
-
-
-def test_double_normalization_by_hand():
-    """Two tokens with energies ln 3 and 0 on and off the diagonal: rows (3/4, 1/4), columns that already sum to one."""
-    root = torch.log(torch.tensor(3.0)).sqrt()
-    query_key = torch.eye(2)[None] * root
-    value = torch.tensor([[[1.0], [5.0]]])
-    expected = torch.tensor([[[0.75 * 1 + 0.25 * 5], [0.25 * 1 + 0.75 * 5]]])
-    torch.testing.assert_close(double_normalized(query_key) @ value, expected)
 
 
 def test_attention_equals_the_formula_on_every_cloud():

@@ -11,10 +11,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from pctransformer.layers.mixers.mixer import Mixer
+from pctransformer.layers.mixers.mixer import Mixer, token_rows
+from pctransformer.layers.recording import RecordedLayer
 
 
-def double_norm(energy: Tensor, valid: Tensor | None) -> Tensor:
+def softmax_then_l1(energy: Tensor, valid: Tensor | None) -> Tensor:
     """Softmax over tokens, then L1 over slots; rows of padding are zeros.
 
     Args:
@@ -31,8 +32,8 @@ def double_norm(energy: Tensor, valid: Tensor | None) -> Tensor:
     return attention / (1e-9 + attention.sum(3, keepdim=True))
 
 
-class ExternalAttention(Mixer):
-    """A = Norm(F M_kᵀ), out = A M_v with memories M_k, M_v of `slots` rows and Norm as in `double_norm`.
+class ExternalAttention(Mixer, RecordedLayer):
+    """A = Norm(F M_kᵀ), out = A M_v with memories M_k, M_v of `slots` rows and Norm as in `softmax_then_l1`.
 
     Args:
         dim: channels.
@@ -48,11 +49,13 @@ class ExternalAttention(Mixer):
         self.value = nn.Linear(slots, dim, bias=False)
 
     def mix(self, tokens: Tensor, valid: Tensor | None) -> Tensor:
-        attention = double_norm(self.key(tokens)[:, None], valid)  # (P, 1, K, slots)
+        attention = softmax_then_l1(self.key(tokens)[:, None], valid)  # (P, 1, K, slots)
+        if self.is_recorded:
+            self.record(attention, "memory", query_index=token_rows(valid))
         return self.value(attention[:, 0])
 
 
-class MultiHeadExternalAttention(Mixer):
+class MultiHeadExternalAttention(Mixer, RecordedLayer):
     """External attention in each head, between two linear layers; the heads share their memories.
 
     The mixer of EAMLP. Channels are first widened, so that there are `expansion` times as many heads as `num_heads`
@@ -79,5 +82,7 @@ class MultiHeadExternalAttention(Mixer):
 
     def mix(self, tokens: Tensor, valid: Tensor | None) -> Tensor:
         heads = self.query(tokens).unflatten(2, (self.num_heads, -1)).transpose(1, 2)  # (P, H, K, C')
-        attention = double_norm(self.key(heads), valid)  # (P, H, K, slots)
+        attention = softmax_then_l1(self.key(heads), valid)  # (P, H, K, slots)
+        if self.is_recorded:
+            self.record(attention, "memory", query_index=token_rows(valid))
         return self.project(self.value(attention).transpose(1, 2).flatten(2))

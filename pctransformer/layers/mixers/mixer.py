@@ -65,3 +65,10 @@ class Mixer(nn.Module):
 def blank(tokens: Tensor, valid: Tensor | None) -> Tensor:
     """Tokens (P, K, C) with zeros where `valid` (P, K) is False; as they are where it is None."""
     return tokens if valid is None else tokens.masked_fill(~valid[..., None], 0)
+
+
+def token_rows(valid: Tensor | None) -> Tensor | None:
+    """Names of tokens in recorded maps: (P, K) rows of `tokens.flatten(0, 1)`, -1 at padding; None: all are real."""
+    if valid is None:
+        return None
+    return torch.where(valid, torch.arange(valid.numel(), device=valid.device).view_as(valid), -1)

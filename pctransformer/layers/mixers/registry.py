@@ -37,6 +37,8 @@ class MixerInfo:
     block: str | None = None
 
 
+_ATTENTION = "Vaswani et al., Attention is all you need, 2017, arXiv:1706.03762"
+_PCT = "Guo et al., PCT: Point Cloud Transformer, 2021, arXiv:2012.09688"
 _EXTERNAL = "Guo et al., Beyond Self-attention: External Attention using Two Linear Layers, 2021, arXiv:2105.02358"
 _MLP_MIXER = "Tolstikhin et al., MLP-Mixer: An all-MLP Architecture for Vision, 2021, arXiv:2105.01601"
 _FEED_FORWARD_ONLY = "Melas-Kyriazi, Do You Even Need Attention?, 2021, arXiv:2105.02723"
@@ -50,6 +52,23 @@ _POOL = "Yu et al., MetaFormer Is Actually What You Need for Vision, 2022, arXiv
 _MIXERS = {
     info.name: info
     for info in (
+        MixerInfo("self_attention", "self_attention", "SelfAttention", "tokens attend to each other", _ATTENTION),
+        MixerInfo(
+            "pct_attention",
+            "pct_attention",
+            "PCTAttention",
+            "self-attention normalised over keys and queries",
+            _PCT,
+            block="pct_attention_block",
+        ),
+        MixerInfo(
+            "offset_attention",
+            "pct_attention",
+            "OffsetAttention",
+            "the difference between tokens and what they receive",
+            _PCT,
+            block="offset_attention_block",
+        ),
         MixerInfo("external_attention", "external_attention", "ExternalAttention", "learnt memory slots", _EXTERNAL),
         MixerInfo(
             "multi_head_external_attention",

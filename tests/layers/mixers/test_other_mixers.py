@@ -6,6 +6,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from pctransformer.layers.mixers import create_mixer
+from pctransformer.layers.mixers.external_attention import softmax_then_l1
 
 DIM, K = 8, 5
 
@@ -120,11 +121,10 @@ def test_external_attention_is_the_equation():
 def test_padding_is_masked_before_the_softmax():
     """The shares of real tokens in each slot sum to one among themselves: by hand, two equal tokens and a padded one
     have half a share each, where three would have a third; and L1 then gives weights that sum to one."""
-    from pctransformer.layers.mixers.external_attention import double_norm
 
     energy = torch.zeros(1, 1, 3, 2)
     energy[0, 0, 0, 1] = torch.tensor(3.0).log()  # shares of slot 1: 3/4 and 1/4; of slot 0: 1/2 and 1/2
-    weights = double_norm(energy, torch.tensor([[True, True, False]]))[0, 0]
+    weights = softmax_then_l1(energy, torch.tensor([[True, True, False]]))[0, 0]
     expected = torch.tensor([[0.5 / 1.25, 0.75 / 1.25], [0.5 / 0.75, 0.25 / 0.75], [0, 0]])
     torch.testing.assert_close(weights, expected)
 
