@@ -8,6 +8,7 @@ from pctransformer.points import PointBatch
 
 SMALL = {"pct": {"dim": 32, "width": 64, "tokens": (32, 16), "k": 8}, "npct": {"dim": 16, "width": 32}}
 SMALL["spct"] = SMALL["npct"]
+SMALL["patch_mixer"] = {"dim": 32, "depth": 2, "num_patches": 16, "patch_size": 8, "widths": (8, 16)}
 
 
 def small(name: str, num_classes: int = 5) -> torch.nn.Module:
