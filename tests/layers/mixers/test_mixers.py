@@ -126,6 +126,17 @@ class TestEveryMixer:
         assert out.dtype == dtype
         torch.testing.assert_close(out.double(), expected, rtol=0, atol=share * expected.abs().max().item())
 
+    @pytest.mark.cuda
+    def test_cuda_is_cpu(self, name):
+        results = []
+        for device in ("cpu", "cuda"):
+            layer = mixer(name).to(device)
+            tokens = patches(5).to(device).requires_grad_()
+            out = layer(tokens, mask().to(device))
+            out.square().sum().backward()
+            results.append([out.cpu(), tokens.grad.cpu(), *(p.grad.cpu() for p in layer.parameters())])
+        torch.testing.assert_close(*results, rtol=1e-3, atol=1e-3)
+
     def test_wrong_shapes_are_explained(self, name):
         layer = mixer(name)
         with pytest.raises(ValueError, match=rf"takes tokens \(P, K, {DIM}\), got \(2, {K}, {DIM + 1}\)"):
