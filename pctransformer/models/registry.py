@@ -42,6 +42,7 @@ _PCT = "Guo et al., PCT: Point Cloud Transformer, 2021, arXiv:2012.09688"
 _POINT_TRANSFORMER = "Zhao et al., Point Transformer, 2021, arXiv:2012.09164"
 _POINTNET2 = "Qi et al., PointNet++, 2017, arXiv:1706.02413"
 _POINT_BERT = "after Yu et al., Point-BERT, 2022, arXiv:2111.14819; mixers: pctransformer.layers.mixers"
+_POSTECH = "github.com/POSTECH-CVLab/point-transformer and Pointcept"
 _YANX27 = "github.com/yanx27/Pointnet_Pointnet2_pytorch, with closed=True"
 
 _MODELS = {
@@ -67,6 +68,34 @@ _MODELS = {
         ModelInfo("patch_mixer", "patch_mixer", "patches as tokens, with any token mixer", _POINT_BERT),
         ModelInfo(
             "patch_mixer_small", "patch_mixer", "patches as tokens, of a third of the width for a CPU", _POINT_BERT
+        ),
+        ModelInfo(
+            "point_transformer_26",
+            "point_transformer_unet",
+            "Point Transformer as its authors code it, one block a level",
+            _POINT_TRANSFORMER,
+        ),
+        ModelInfo(
+            "point_transformer_50",
+            "point_transformer_unet",
+            "Point Transformer as its authors code it, 13 blocks",
+            _POINT_TRANSFORMER,
+        ),
+        ModelInfo(
+            "point_transformer_26_seg",
+            "point_transformer_unet",
+            "Point Transformer for points, one block a level",
+            _POINT_TRANSFORMER,
+            _POSTECH,
+            "segmentation",
+        ),
+        ModelInfo(
+            "point_transformer_50_seg",
+            "point_transformer_unet",
+            "Point Transformer for points, 13 blocks",
+            _POINT_TRANSFORMER,
+            _POSTECH,
+            "segmentation",
         ),
         ModelInfo("pointnet2_ssg", "pointnet2", "PointNet++, single-scale grouping", _POINTNET2, _YANX27),
         ModelInfo("pointnet2_msg", "pointnet2", "PointNet++, multi-scale grouping", _POINTNET2, _YANX27),

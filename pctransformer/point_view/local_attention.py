@@ -1,4 +1,4 @@
-"""Vector attention among neighbours: Point Transformer."""
+"""Vector attention among neighbours: Point Transformer, as the paper writes it and as its authors' code has it."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from pctransformer.layers.recording import RecordedLayer
-from pctransformer.ops import gather
+from pctransformer.ops import gather, group
 
 
 class VectorAttention(RecordedLayer):
@@ -52,3 +52,47 @@ class VectorAttention(RecordedLayer):
             self.record(weights, key_index=index)
             attention = weights[:, :, 0].mT
         return (attention * (gather(self.value(x), index) + delta)).sum(1)
+
+
+class GroupedVectorAttention(RecordedLayer):
+    """Vector attention whose weights are shared by several channels: what the authors of Point Transformer trained.
+
+        y_ic = sum_j softmax_j(omega(psi(x_j) - phi(x_i) + delta_ij))_(c mod C / s) * (alpha(x_j) + delta_ij)_c
+        delta_ij = theta(p_j - p_i)
+
+    Against `VectorAttention`: the weights are fewer by the factor s, with the linear layers of omega after BatchNorm
+    and ReLU; theta is narrow, 3 -> 3 -> C; linear layers have a bias. A neighbour that is missing has no weight; in its
+    place BatchNorm sees the first neighbour again.
+
+    Args:
+        dim: channels C of input and output.
+        shared: s, channels with one weight; divides `dim`.
+
+    Source: Zhao et al., 2021, arXiv:2012.09164, and the code of its authors (POSTECH-CVLab/point-transformer); named
+    grouped vector attention by Wu et al., Point Transformer V2, 2022.
+    """
+
+    def __init__(self, dim: int, shared: int = 8) -> None:
+        super().__init__()
+        narrow = dim // shared
+        self.query, self.key, self.value = nn.Linear(dim, dim), nn.Linear(dim, dim), nn.Linear(dim, dim)
+        self.position = nn.Sequential(nn.Linear(3, 3), nn.BatchNorm1d(3), nn.ReLU(), nn.Linear(3, dim))
+        self.weight = nn.Sequential(
+            nn.BatchNorm1d(dim), nn.ReLU(), nn.Linear(dim, narrow),
+            nn.BatchNorm1d(narrow), nn.ReLU(), nn.Linear(narrow, narrow),
+        )  # fmt: skip
+
+    def forward(self, x: Tensor, xyz: Tensor, index: Tensor) -> Tensor:
+        """As `VectorAttention.forward`."""
+        missing = index < 0  # (N, k)
+        index = torch.where(missing, index[:, :1], index)
+        delta = self.position(group(xyz, xyz, index).flatten(0, 1)).view(*index.shape, -1)  # (N, k, C)
+        relation = gather(self.key(x), index) - self.query(x)[:, None] + delta
+        score = self.weight(relation.flatten(0, 1)).view(*index.shape, -1)  # (N, k, C / s)
+        attention = score.masked_fill(missing[..., None], -torch.inf).softmax(1)
+        if self.is_recorded:
+            weights = attention.mT[:, :, None]  # (N, C / s, 1, k): every weight is a head
+            self.record(weights, key_index=index.masked_fill(missing, -1))
+            attention = weights[:, :, 0].mT
+        value = (gather(self.value(x), index) + delta).unflatten(2, (-1, attention.shape[2]))  # (N, k, s, C / s)
+        return (value * attention[:, :, None]).sum(1).flatten(1)
