@@ -16,9 +16,6 @@ def pool(tokens: PointBatch, reduce: Literal["max", "mean"]) -> Tensor:
     features = tokens.features
     if features is None:
         raise ValueError("pooling needs tokens with features, these have none")
-    if tokens.is_dense and tokens.max_points:
-        dense = features.view(len(tokens), tokens.max_points, -1)
-        return dense.amax(1) if reduce == "max" else dense.mean(1)
     return segment(features, tokens.offsets, reduce)
 
 

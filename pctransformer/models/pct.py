@@ -24,7 +24,7 @@ from pctransformer.layers.mixers.pct_attention import double_normalized, lbr
 from pctransformer.layers.recording import RecordedLayer
 from pctransformer.models.classifier import Classifier
 from pctransformer.ops import gather
-from pctransformer.point_view.sampling import neighbors, sample
+from pctransformer.point_view.sampling import max_over_neighbors, neighbors, sample
 from pctransformer.points import PointBatch, pad_packed, padded_rows, unpad
 
 
@@ -63,7 +63,7 @@ class NeighborEmbedding(RecordedLayer):
         hidden = self.second(rest(grouped.flatten(0, 1))).view(*index.shape, -1)  # (M, k, C)
         if self.is_recorded:
             self.record_maximum(hidden, index)
-        return centers.replace(features=hidden.amax(1))
+        return centers.replace(features=max_over_neighbors(hidden))
 
 
 class SelfAttention(RecordedLayer):

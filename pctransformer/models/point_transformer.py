@@ -25,7 +25,7 @@ from pctransformer.layers.recording import RecordedLayer
 from pctransformer.models.classifier import Classifier
 from pctransformer.ops import gather
 from pctransformer.point_view.local_attention import VectorAttention
-from pctransformer.point_view.sampling import neighbors, sample_fraction
+from pctransformer.point_view.sampling import max_over_neighbors, neighbors, sample_fraction
 from pctransformer.points import PointBatch
 
 
@@ -60,7 +60,9 @@ class TransitionDown(RecordedLayer):
         grouped = gather(self.layer(batch.features), index)  # (M, k, C)
         if self.is_recorded:
             self.record_maximum(grouped, index)
-        return centers.replace(features=grouped.amax(1))  # a missing neighbour counts 0, which ReLU never undercuts
+        return centers.replace(
+            features=max_over_neighbors(grouped)
+        )  # a missing neighbour counts 0, which ReLU never undercuts
 
 
 class PointTransformer(Classifier):

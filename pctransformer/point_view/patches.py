@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from pctransformer.layers.recording import RecordedLayer
 from pctransformer.ops import group
 from pctransformer.point_view.curve_order import curve_order
-from pctransformer.point_view.sampling import neighbors, sample
+from pctransformer.point_view.sampling import max_over_neighbors, neighbors, sample
 from pctransformer.points import PointBatch
 
 
@@ -99,7 +99,7 @@ class PatchEmbedding(RecordedLayer):
         """Tokens: the centres of the patches, with `dim` channels each."""
         count, size, _ = patches.points.shape
         local = self.first(patches.points.flatten(0, 1)).view(count, size, -1)  # (B * G, k, wide)
-        whole = local.amax(1)  # (B * G, wide)
+        whole = max_over_neighbors(local)  # (B * G, wide)
         # The next layer sees (whole, local). It is linear, so the part of the whole patch is computed once and not k
         # times.
         linear, rest = self.second[0], self.second[1:]
@@ -109,4 +109,4 @@ class PatchEmbedding(RecordedLayer):
         points = rest(hidden.flatten(0, 1)).view(count, size, -1)
         if self.is_recorded:
             self.record_maximum(points, patches.index)
-        return patches.centers.replace(features=points.amax(1))  # (B * G, dim)
+        return patches.centers.replace(features=max_over_neighbors(points))  # (B * G, dim)

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from pctransformer.layers.recording import RecordedLayer, shares_of_maximum
 from pctransformer.ops import ball_query, gather, group, interpolate, segment
-from pctransformer.point_view.sampling import sample
+from pctransformer.point_view.sampling import max_over_neighbors, sample
 from pctransformer.points import PointBatch, pad_packed, padded_rows
 
 
@@ -71,7 +71,7 @@ class BallPointNet(nn.Module):
         if self.pad == "first":
             grouped = group(batch.xyz, centers.xyz, index, batch.features)  # (M, k, 3 + C)
             values = self.layers(grouped.flatten(0, 1)).view(*index.shape, -1)
-            return values.amax(1).masked_fill(~found[:, :1], 0), index, values
+            return max_over_neighbors(values).masked_fill(~found[:, :1], 0), index, values
         count = found.sum(1)
         pairs = index[found]  # (E,) all points of the first centre, then those of the second, ...
         own_center = centers.xyz.repeat_interleave(count, 0, output_size=len(pairs))
