@@ -1,7 +1,8 @@
 """Data: files to arrays, arrays to samples, samples to batches. Everything random is derived from (seed, epoch, index).
 
-`folder_dataset` reads your own files, `modelnet_*` the four layouts of ModelNet, `generated_shapes` needs no files at
-all. Each gives a `CloudDataset` of `Sample`s, which `collate` packs into a `PointBatch` with labels.
+`open_dataset` opens any data set by one word. `folder_dataset` reads your own files, `modelnet_*` the four layouts of
+ModelNet, `generated_shapes` needs no files at all. Each gives a `CloudDataset` of `Sample`s, which `collate` packs into
+a `PointBatch` with labels.
 """
 
 from pctransformer.datasets.files import FileFormatError, read_mesh, read_points, write_ply
@@ -9,6 +10,7 @@ from pctransformer.datasets.folder import folder_dataset
 from pctransformer.datasets.modelnet import modelnet_hdf5, modelnet_npz, modelnet_off, modelnet_resampled
 from pctransformer.datasets.samples import CloudDataset, Sample, collate
 from pctransformer.datasets.shapes import generated_shapes
+from pctransformer.datasets.source import open_dataset
 
 __all__ = [
     "CloudDataset",
@@ -21,6 +23,7 @@ __all__ = [
     "modelnet_npz",
     "modelnet_off",
     "modelnet_resampled",
+    "open_dataset",
     "read_mesh",
     "read_points",
     "write_ply",

@@ -199,6 +199,34 @@ class FirstPoints:
         return sample.take(torch.arange(min(self.num_points, len(sample))))
 
 
+@dataclasses.dataclass(frozen=True)
+class EvenSubset:
+    """Keep `num_points` of the points, evenly spread over their order, all if there are fewer; nothing is random.
+
+    Of points in random order this is a random subset; of a scan it covers all of it, which its first points do not.
+    """
+
+    num_points: int = 1024
+
+    def __call__(self, sample: Sample, generator: Generator | None = None) -> Sample:
+        count = len(sample)
+        if count <= self.num_points:
+            return sample
+        return sample.take(torch.arange(self.num_points) * count // self.num_points)
+
+
+@dataclasses.dataclass(frozen=True)
+class OnlyCoordinates:
+    """Leave features out, and normals unless `normals` asks for them."""
+
+    normals: bool = False
+
+    def __call__(self, sample: Sample, generator: Generator | None = None) -> Sample:
+        if self.normals and sample.normals is None:
+            raise ValueError(f"normals are asked for, but {sample.name or 'the cloud'} has none")
+        return dataclasses.replace(sample, normals=sample.normals if self.normals else None, features=None)
+
+
 # ---- published recipes: training-time changes of a normalised cloud --------------------------------------------------
 def pct() -> Compose:
     """Guo et al., PCT, 2021, as its public PyTorch code trains it."""

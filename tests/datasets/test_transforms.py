@@ -28,6 +28,7 @@ ALL = [
     transforms.RandomSubset(150),
     transforms.RandomSubset(300),
     transforms.FirstPoints(100),
+    transforms.EvenSubset(100),
     *(recipe() for recipe in transforms.RECIPES.values()),
 ]
 
@@ -146,3 +147,18 @@ def test_frozen_and_checked():
     for wrong in [(0, 1), (2, 1), (1, math.inf), (math.nan, 1)]:
         with pytest.raises(ValueError, match="0 < low <= high"):
             transforms.RandomScale(*wrong)
+
+
+def test_even_subset_covers_the_whole_order():
+    sample = Sample(torch.arange(30.0).view(10, 3))
+    assert transforms.EvenSubset(4)(sample).xyz[:, 0].tolist() == [0, 6, 15, 21]
+    assert transforms.EvenSubset(10)(sample).xyz.shape == (10, 3)
+    assert transforms.EvenSubset(11)(sample) is sample
+
+
+def test_only_coordinates():
+    sample = Sample(torch.rand(4, 3), normals=torch.rand(4, 3), features=torch.rand(4, 2))
+    assert transforms.OnlyCoordinates()(sample).points.shape == (4, 3)
+    assert transforms.OnlyCoordinates(normals=True)(sample).points.shape == (4, 6)
+    with pytest.raises(ValueError, match="normals are asked for, but cup has none"):
+        transforms.OnlyCoordinates(normals=True)(Sample(torch.rand(4, 3), name="cup"))

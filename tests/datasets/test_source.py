@@ -1,0 +1,50 @@
+import shutil
+
+import pytest
+import torch
+
+from pctransformer.datasets import FileFormatError, open_dataset
+from tests.real_data import real_data
+
+
+def test_generated():
+    train, test = (open_dataset("generated", split, num_points=20, num_shapes=40) for split in ("train", "test"))
+    assert (len(train), len(test)) == (40, 10)
+    assert train[0].xyz.shape == (20, 3)
+    assert not torch.equal(train[0].xyz, test[0].xyz)
+
+
+def test_a_folder_of_ones_own_and_modelnets_meshes(tmp_path):
+    mesh = "OFF\n3 1 0\n0 0 0\n1 0 0\n0 1 0\n3 0 1 2\n"
+    for name in ("chair", "table"):
+        for split in ("train", "test"):
+            folder = tmp_path / "modelnet" / name / split
+            folder.mkdir(parents=True)
+            (folder / f"{name}_0001.off").write_text(mesh)
+        (tmp_path / "own" / name).mkdir(parents=True)
+        for i in range(3):
+            (tmp_path / "own" / name / f"{i}.off").write_text(mesh)
+    meshes = open_dataset(tmp_path / "modelnet", "test", num_points=30, normals=True)
+    assert (len(meshes), meshes[0].xyz.shape, meshes[0].normals.shape) == (2, (30, 3), (30, 3))
+    assert not (tmp_path / "modelnet" / "split.json").exists()
+    assert len(open_dataset(tmp_path / "own", "train", num_points=30)) == 4
+    assert (tmp_path / "own" / "split.json").exists()
+
+
+def test_real_layouts(tmp_path):
+    assert len(open_dataset(real_data("modelnet10", "modelnet10_1024.npz"), "test")) == 908
+    folder = tmp_path / "resampled"
+    shutil.copytree(real_data("modelnet40", "modelnet40_normal_resampled"), folder)
+    with pytest.raises(FileFormatError, match=r"files that modelnet40_train\.txt lists are not there"):
+        open_dataset(folder, "train")
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [("genrated", "`generated` stands for generated shapes"), ("a/b", "no such file"), ("a.txt", "a data set is a")],
+)
+def test_other_things(tmp_path, monkeypatch, name, text):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a.txt").write_text("")
+    with pytest.raises(FileFormatError, match=text):
+        open_dataset(name, "train")
