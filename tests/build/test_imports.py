@@ -37,7 +37,7 @@ MAY_IMPORT = {
     "visualization": {"datasets", "evaluation", "errors", *TENSORS},
     "training": {"models", *MODELS, *AROUND},
     "predict": {"models", "training", *MODELS, *AROUND},
-    "demo": {"models", "predict", *MODELS, *AROUND},
+    "demo": {"models", "training", "predict", *MODELS, *AROUND},
     "commands": {"models", "training", "predict", *MODELS, *AROUND},
     "cli": {"errors"},  # commands are imported by name when they are called
     "__main__": {"cli"},

@@ -1,0 +1,138 @@
+"""What a training can be told: frozen dataclasses that become a command line, and JSON in the run folder.
+
+This file imports no torch, so that `--help` is there at once.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import typing
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+Augmentation = Literal["none", "pct", "pointnet2", "point_mae", "point_transformer_v3"]
+Precision = Literal["auto", "float32", "bf16"]
+
+
+@dataclass(frozen=True)
+class DataSettings:
+    """Where shapes come from and what becomes of them."""
+
+    data: str = "generated"
+    """`generated` for generated shapes, or a path: an .npz, a ModelNet folder in any of its three layouts, or your own
+    folder with one folder of clouds or meshes per class."""
+    num_points: int = 512
+    """Points of a shape in training, drawn anew in every epoch."""
+    eval_points: int = 1024
+    """Points of a shape in evaluation, spread evenly over its file; all, if there are fewer."""
+    normals: bool = False
+    """Use the normals that come with the points: 6 input channels instead of 3."""
+    augmentation: Augmentation = "point_mae"
+    """Published recipe of random changes; `point_mae` stretches each axis by 2/3 to 3/2 and shifts by up to 0.2."""
+    validation: float = 0.1
+    """Share of each training class that is held out, to choose the epoch by; the same shapes for every seed."""
+    num_shapes: int = 2000
+    """Generated shapes to train on; a quarter as many to test on."""
+
+
+@dataclass(frozen=True)
+class OptimizationSettings:
+    """How weights are changed."""
+
+    epochs: int = 60
+    batch_size: int = 32
+    """Shapes of one step, over all processes."""
+    accumulate: int = 1
+    """Parts that a step's shapes are passed through the model in: less memory; batch norm sees the parts."""
+    optimizer: Literal["adamw", "sgd"] = "adamw"
+    """SGD has a momentum of 0.9."""
+    lr: float = 1e-3
+    """Highest learning rate."""
+    final_lr: float = 0.01
+    """Share of the learning rate that is left at the end of the cosine."""
+    warmup_epochs: float = 2.0
+    """Epochs in which the learning rate rises from zero."""
+    weight_decay: float = 0.05
+    """Of matrices; biases and norms have none."""
+    clip: float = 10.0
+    """Gradients are scaled down to this norm; 0: never."""
+    label_smoothing: float = 0.1
+    ema: float = 0.0
+    """Decay per step of an average of the weights, which is then what is evaluated and saved; 0: none."""
+    precision: Precision = "auto"
+    """`auto` is bf16 autocast where the processor computes in bf16, else float32."""
+
+
+@dataclass(frozen=True)
+class ClassificationTraining:
+    """Options of `pctransformer train classification`."""
+
+    out: Path | None = None
+    """Run folder; it must not exist yet. By default runs/MODEL-DATA, numbered."""
+    resume: Path | None = None
+    """Go on with the training in this run folder, with its settings."""
+    model: str = "pct_small"
+    """One of `pctransformer models`."""
+    pretrained: Path | None = None
+    """Weights to start from; the last layer starts anew where the classes are others."""
+    seed: int = 0
+    """Of the first weights, the order of shapes, their random changes and drop-out."""
+    device: str = "auto"
+    """`cpu`, `cuda`, `cuda:1`; `auto` is a GPU where there is one."""
+    workers: int = 0
+    """Processes that prepare shapes; results do not depend on it."""
+    save_steps: int = 0
+    """Also save every so many steps inside an epoch; 0: at the end of each."""
+    keep_memory: bool = True
+    """Let the process keep memory that it has freed (glibc): training on a CPU is up to twice as fast."""
+    data: DataSettings = field(default_factory=DataSettings)
+    optimization: OptimizationSettings = field(default_factory=OptimizationSettings)
+
+
+# ---- as JSON ---------------------------------------------------------------------------------------------------------
+Settings = TypeVar("Settings")
+
+
+def to_json(settings: Any) -> dict[str, Any]:
+    """Plain JSON values, nested as the dataclasses are."""
+
+    def plain(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {key: plain(inner) for key, inner in value.items()}
+        return str(value) if isinstance(value, Path) else value
+
+    return plain(dataclasses.asdict(settings))
+
+
+def from_json(kind: type[Settings], values: dict[str, Any]) -> Settings:
+    """The settings again. Fields that an older version did not write get their default.
+
+    Raises:
+        ValueError: there is a field that this version does not know.
+    """
+    fields = {f.name for f in dataclasses.fields(kind)}  # type: ignore[arg-type]
+    if unknown := set(values) - fields:
+        raise ValueError(f"{kind.__name__} has no {', '.join(sorted(unknown))}; was it written by a later version?")
+    hints = typing.get_type_hints(kind)
+    made = {}
+    for name, value in values.items():
+        if dataclasses.is_dataclass(hints[name]):
+            value = from_json(hints[name], value)
+        elif value is not None and Path in typing.get_args(hints[name]):
+            value = Path(value)
+        made[name] = value
+    return kind(**made)
+
+
+def differences(given: Any, kept: Any) -> dict[str, tuple[Any, Any]]:
+    """Fields whose given value is neither its default nor the kept one: name -> (given, kept)."""
+    found: dict[str, tuple[Any, Any]] = {}
+    default = type(given)()
+    for f in dataclasses.fields(given):
+        ours, theirs = getattr(given, f.name), getattr(kept, f.name)
+        if dataclasses.is_dataclass(ours):
+            found |= differences(ours, theirs)
+        elif ours != theirs and ours != getattr(default, f.name):
+            found[f.name] = (ours, theirs)
+    return found

@@ -1,0 +1,213 @@
+"""The command as a user runs it."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from matplotlib.image import imread
+
+from pctransformer import cli
+from pctransformer.datasets import write_ply
+from pctransformer.datasets.samples import generator_for
+from pctransformer.datasets.shapes import make_sample
+from pctransformer.models import create_model
+from pctransformer.training import checkpoint
+
+SMALL = [
+    *("--num-shapes", "76", "--validation", "0.25"),
+    *("--num-points", "64", "--eval-points", "64"),
+    *("--batch-size", "19", "--epochs", "4"),
+]
+
+
+def run(*arguments: str | Path) -> int:
+    return cli.main(["train", "classification", *map(str, arguments)])
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("runs") / "finished"
+    assert run("--out", folder, *SMALL) == 0
+    return folder
+
+
+def test_the_folder_explains_itself(finished):
+    names = {str(path.relative_to(finished)) for path in finished.rglob("*") if path.is_file()}
+    assert names == {
+        *("settings.json", "environment.json", "log.txt", "metrics.jsonl", "metrics.csv", "results.json"),
+        *("checkpoints/best.safetensors", "checkpoints/last.safetensors"),
+        *("figures/training.png", "figures/confusion.png", "figures/errors.png"),
+    }
+    settings = json.loads((finished / "settings.json").read_text())
+    assert settings["model"] == "pct_small"
+    assert settings["optimization"]["precision"] in ("float32", "bf16")  # auto is resolved
+    results = json.loads((finished / "results.json").read_text())
+    assert results["test"]["count"] == 19
+    assert results["test"]["overall_accuracy"] == pytest.approx(1 - len(results["test"]["wrong"]) / 19)
+    log = (finished / "log.txt").read_text()
+    assert "parameters" in log
+    assert log.count("\nepoch ") == 4
+    assert "test: OA" in log
+    for name in ("training", "confusion", "errors"):
+        assert imread(finished / "figures" / f"{name}.png").std() > 0.01
+
+
+def test_the_tested_model_is_the_one_in_the_checkpoint(finished, tmp_path):
+    results = json.loads((finished / "results.json").read_text())
+    assert cli.main(["evaluate", str(finished), "--out", str(tmp_path / "again"), "--device", "cpu"]) == 0
+    again = json.loads((tmp_path / "again" / "results.json").read_text())
+    assert again["epoch"] == results["epoch"]
+    assert again["result"] == results["test"]
+
+
+def test_a_finished_run_is_not_trained_again(finished, capsys):
+    before = (finished / "checkpoints" / "last.safetensors").read_bytes()
+    assert run("--resume", finished) == 0
+    assert "is done" in capsys.readouterr().out
+    assert (finished / "checkpoints" / "last.safetensors").read_bytes() == before
+
+
+def test_a_run_is_not_overwritten(finished, capsys):
+    assert run("--out", finished, *SMALL) == 2
+    assert f"--resume {finished} goes on with it" in capsys.readouterr().err
+
+
+def test_a_run_keeps_its_settings(finished, capsys):
+    assert run("--resume", finished, "--lr", "0.5") == 2
+    assert "--lr 0.5 was given" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        (["--data", "nowhere"], "there is no such file or folder"),
+        (["--model", "ptc"], "did you mean 'pct'"),
+        (["--pretrained", "nowhere.pt"], r"nowhere.pt does not exist"),
+        (["--validation", "0"], "--validation must lie between 0 and 1"),
+        (["--num-points", "0"], "must be at least 1"),
+        (["--batch-size", "7", "--accumulate", "2"], "multiple of 2"),
+        (["--device", "cuda:77"], "no device cuda:77"),
+        (["--num-shapes", "19"], "too few"),
+    ],
+)
+def test_faults_of_the_user_leave_no_folder_behind(tmp_path, capsys, arguments, text):
+    assert run("--out", tmp_path / "run", *SMALL, *arguments) == 2
+    assert text in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
+def start(folder: Path, *arguments: str) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "pctransformer", "train", "classification", *arguments, "--out", str(folder)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
+def wait_for(path: Path, process: subprocess.Popen[str]) -> None:
+    limit = time.monotonic() + 200
+    while not path.exists():
+        assert process.poll() is None, process.communicate()[0]
+        assert time.monotonic() < limit
+        time.sleep(0.02)
+
+
+def test_killed_and_resumed_is_unbroken(tmp_path):
+    """kill -9 somewhere in the second epoch; the weights at the end are those of a run that was left in peace."""
+    arguments = [*SMALL, "--epochs", "4", "--ema", "0.9", "--save-steps", "1"]
+    process = start(tmp_path / "killed", *arguments)
+    wait_for(tmp_path / "killed" / "metrics.jsonl", process)
+    process.send_signal(signal.SIGKILL)
+    output = process.communicate()[0]
+    assert process.returncode == -signal.SIGKILL
+    assert "\nepoch 1/4  loss" in output  # plain lines, as this is no terminal
+    assert "\x1b" not in output
+    assert not (tmp_path / "killed" / "results.json").exists()
+    assert run("--resume", tmp_path / "killed") == 0
+    assert run("--out", tmp_path / "whole", *arguments) == 0
+    killed, whole = (checkpoint.read(tmp_path / n / "checkpoints" / "last.safetensors") for n in ("killed", "whole"))
+    assert killed.tensors.keys() == whole.tensors.keys()
+    assert [name for name in whole.tensors if not torch.equal(killed.tensors[name], whole.tensors[name])] == []
+    results = [json.loads((tmp_path / name / "results.json").read_text()) for name in ("killed", "whole")]
+    assert results[0]["test"] == results[1]["test"]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_interrupted_says_how_to_go_on(tmp_path, number):
+    process = start(tmp_path / "run", *SMALL, "--epochs", "1000")
+    wait_for(tmp_path / "run" / "metrics.jsonl", process)
+    process.send_signal(number)
+    output = process.communicate(timeout=100)[0]
+    assert process.returncode == 130
+    assert f"`pctransformer train classification --resume {tmp_path / 'run'}` goes on" in output
+    assert "Traceback" not in output
+
+
+@pytest.fixture(scope="module")
+def own_data(tmp_path_factory):
+    """Two classes of somebody's clouds, of different sizes."""
+    root = tmp_path_factory.mktemp("own")
+    for name in ("cup", "lamp"):
+        (root / name).mkdir()
+        for i in range(12):
+            xyz = make_sample(name, 50 + 5 * i, generator_for(7, i)).xyz.numpy()
+            if i % 2:
+                np.save(root / name / f"{i}.npy", xyz)
+            else:
+                write_ply(root / name / f"{i}.ply", xyz)
+    return root
+
+
+def test_fine_tuning_on_other_classes(finished, own_data, tmp_path, capsys):
+    """From 19 classes to two, in a folder of one's own; all but the last layer starts where the other run ended."""
+    best = finished / "checkpoints" / "best.safetensors"
+    arguments = ["--data", own_data, "--num-points", 64, "--batch-size", 8, "--validation", 0.2]
+    arguments += ["--pretrained", best, "--epochs", 1, "--lr", 1e-9, "--weight-decay", 0, "--precision", "float32"]
+    assert run("--out", tmp_path / "tuned", *arguments) == 0
+    tuned = checkpoint.read(tmp_path / "tuned")
+    assert tuned.about["class_names"] == ["cup", "lamp"]
+    before = checkpoint.read(finished).weights
+    for name, value in tuned.weights.items():
+        if name.startswith("head.classifier"):
+            assert value.shape[0] == 2
+        elif "running" not in name and "num_batches" not in name:
+            torch.testing.assert_close(value, before[name], atol=1e-6, rtol=0)
+    assert (own_data / "split.json").exists()
+    # the data changes under the run
+    (own_data / "split.json").unlink()
+    np.save(own_data / "cup" / "late.npy", np.random.default_rng(0).random((60, 3), dtype=np.float32))
+    (tmp_path / "tuned" / "results.json").unlink()
+    capsys.readouterr()
+    assert run("--resume", tmp_path / "tuned") == 2
+    assert "the data has changed since the run began" in capsys.readouterr().err
+
+
+def test_weights_of_a_run_are_weights_of_a_model(finished):
+    model = create_model("pct_small", num_classes=19, pretrained=finished / "checkpoints" / "last.safetensors")
+    kept = checkpoint.read(finished / "checkpoints" / "last.safetensors").weights
+    assert all(torch.equal(value, kept[name]) for name, value in model.state_dict().items())
+
+
+def test_normals_are_six_channels_and_must_be_there(tmp_path, own_data, capsys):
+    arguments = [*SMALL, "--epochs", "1", "--normals", "--model", "point_transformer"]
+    assert run("--out", tmp_path / "normals", *arguments) == 0
+    assert checkpoint.read(tmp_path / "normals").about["model"]["options"] == {"in_channels": 6}
+    assert run("--out", tmp_path / "none", "--data", own_data, "--normals") == 2
+    assert "have none; leave it out" in capsys.readouterr().err
+
+
+def test_two_processes_by_torchrun(tmp_path):
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m"]
+    command += ["pctransformer", "train", "classification", *SMALL, "--epochs", "2", "--batch-size", "8"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    command += ["--out", str(tmp_path / "run"), "--device", "cpu"]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=500, env=environment)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.count("test: OA") == 1
+    results = json.loads((tmp_path / "run" / "results.json").read_text())
+    assert results["environment"]["processes"] == 2
+    assert results["test"]["count"] == 19
