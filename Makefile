@@ -15,9 +15,9 @@ PREPARE = $(PYTHON) tools/prepare.py --torch "$(TORCH)"
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-demo: ## set up, then run the operators on a generated cloud and draw a picture (first time about 4 minutes)
+demo: ## set up (about 4 minutes, once), then train a transformer on generated shapes, test it and draw figures
 	@$(PREPARE) demo
-	@$(BIN)/pctransformer demo operators
+	@$(BIN)/pctransformer demo
 
 test: ## set up, then run all tests (first time about 10 minutes: torch-scatter is compiled)
 	@$(PREPARE) test

@@ -37,11 +37,37 @@ class Command:
 
 
 COMMANDS = {
+    "demo": Command(
+        "pctransformer.demo.classification:Config",
+        "pctransformer.demo.classification:run",
+        "train a transformer on generated shapes in a few minutes, test it, draw figures",
+        ("pctransformer demo", "pctransformer demo --out runs/another --seed 1"),
+    ),
     "demo operators": Command(
         "pctransformer.demo.operators:Config",
         "pctransformer.demo.operators:run",
         "run the operators on a generated cloud, time them, draw a picture",
         ("pctransformer demo operators", "pctransformer demo operators --out runs/small --points 1000"),
+    ),
+    "train classification": Command(
+        "pctransformer.training.settings:ClassificationTraining",
+        "pctransformer.training.classification:run",
+        "train a classifier on generated shapes, ModelNet or your own folders, and test it",
+        (
+            "pctransformer train classification",
+            "pctransformer train classification --data FOLDER --epochs 60 --out runs/first",
+            "pctransformer train classification --resume runs/first",
+        ),
+    ),
+    "evaluate": Command(
+        "pctransformer.commands.evaluate:Config",
+        "pctransformer.commands.evaluate:run",
+        "evaluate a trained classifier: accuracies, confusions, errors",
+        (
+            "pctransformer evaluate runs/first",
+            "pctransformer evaluate runs/first --votes 10",
+            "pctransformer evaluate runs/first --data FOLDER --out runs/first-elsewhere",
+        ),
     ),
     "models": Command(
         "pctransformer.commands.models:Config",
