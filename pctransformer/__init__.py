@@ -13,12 +13,14 @@ __version__ = "0.1.0"
 _MODULE_OF = {
     "PointBatch": "pctransformer.points",
     "datasets": "pctransformer.datasets",
+    "create_mixer": "pctransformer.layers.mixers",
     "create_model": "pctransformer.models",
+    "list_mixers": "pctransformer.layers.mixers",
     "list_models": "pctransformer.models",
     "ops": "pctransformer.ops",
 }
 
-__all__ = ["PointBatch", "__version__", "create_model", "datasets", "list_models", "ops"]
+__all__ = ["PointBatch", "__version__", "create_mixer", "create_model", "datasets", "list_mixers", "list_models", "ops"]
 
 
 def __getattr__(name: str) -> Any:

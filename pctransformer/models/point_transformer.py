@@ -60,9 +60,8 @@ class TransitionDown(RecordedLayer):
         grouped = gather(self.layer(batch.features), index)  # (M, k, C)
         if self.is_recorded:
             self.record_maximum(grouped, index)
-        return centers.replace(
-            features=max_over_neighbors(grouped)
-        )  # a missing neighbour counts 0, which ReLU never undercuts
+        # a missing neighbour counts 0, which ReLU never undercuts
+        return centers.replace(features=max_over_neighbors(grouped))
 
 
 class PointTransformer(Classifier):

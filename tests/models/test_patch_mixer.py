@@ -78,7 +78,7 @@ def test_blocks_and_options():
 
 
 def test_costs_differ_by_the_mixer():
-    """Attention over 8 tokens of 16 channels, by hand: four linear layers, scores, weighted sums. The floor has none."""
+    """Attention over 8 tokens of 16 channels, by hand: four linear layers, scores, weighted sums. The floor: none."""
     whole, _ = cost(small(), clouds()[:1])
     floor, _ = cost(small(mixer="mean_pool"), clouds()[:1])
     assert whole.parameters - floor.parameters == 2 * (4 * 16**2 + 4 * 16)

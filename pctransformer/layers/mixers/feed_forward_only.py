@@ -33,10 +33,11 @@ class TokenNorm(nn.Module):
         if valid is None:
             return nn.functional.layer_norm(tokens.mT, self.weight.shape, self.weight, self.bias, self.eps).mT
         count = valid.sum(1).clamp(min=1)[:, None, None]  # (P, 1, 1)
-        tokens = tokens.float()
-        centered = blank(tokens - blank(tokens, valid).sum(1, keepdim=True) / count, valid)
+        wide = blank(tokens, valid).to(torch.promote_types(tokens.dtype, torch.float32))
+        centered = blank(wide - wide.sum(1, keepdim=True) / count, valid)
         variance = centered.square().sum(1, keepdim=True) / count  # (P, 1, C)
-        return blank(centered * (variance + self.eps).rsqrt() * self.weight[:, None] + self.bias[:, None], valid)
+        normal = centered * (variance + self.eps).rsqrt()
+        return blank(normal * self.weight[:, None] + self.bias[:, None], valid).type_as(tokens)
 
 
 class FeedForwardOnly(Mixer):

@@ -161,3 +161,17 @@ def test_gmlp_starts_as_a_feed_forward_layer():
     torch.testing.assert_close(mixer(x), mixer.f2(gelu(mixer.f1(x))[..., :DIM]), rtol=1e-4, atol=1e-4)
     with pytest.raises(ValueError, match="is odd, 9"):
         create_mixer("gmlp", dim=9, num_tokens=K, expansion=1)
+
+
+def test_heads_of_the_gate():
+    """Two heads: the first half of the gate's channels takes the first matrix, the second half the second."""
+    gate = randomized(
+        create_mixer("gmlp", dim=DIM, num_tokens=K, num_heads=2)
+    ).gate  # 16 hidden channels, 8 of them gate
+    x = torch.randn(2, K, 16)
+    v = layer_norm(x[..., 8:], [8], gate.norm.weight, gate.norm.bias)
+    heads = [
+        torch.einsum("oi,pic->poc", gate.linear.weight[h], v[..., 4 * h : 4 * h + 4]) + gate.linear.bias[h][:, None]
+        for h in range(2)
+    ]
+    torch.testing.assert_close(gate(x), x[..., :8] * torch.cat(heads, 2))

@@ -85,15 +85,6 @@ class TestEveryMixer:
         full = torch.ones(3, K, dtype=torch.bool)
         torch.testing.assert_close(layer(tokens, full), layer(tokens), rtol=1e-5, atol=1e-5)
 
-    def test_padded_is_unpadded(self, name):
-        """Mixers for any number of tokens: a padded patch gives what it gives at its own length."""
-        if mixer_info(name).fixed:
-            pytest.skip("built for one length")
-        layer, valid, tokens = mixer(name), mask(), patches(5)
-        padded = layer(tokens, valid)
-        torch.testing.assert_close(padded[1, :6], layer(tokens[1:2, :6])[0], rtol=1e-5, atol=1e-5)
-        torch.testing.assert_close(padded[3, :1], layer(tokens[3:4, :1])[0], rtol=1e-5, atol=1e-5)
-
     def test_nothing_is_written_into(self, name):
         layer, tokens, valid = mixer(name), patches(5), mask()
         before = tokens.clone(), valid.clone()
@@ -125,6 +116,26 @@ class TestEveryMixer:
         torch.testing.assert_close(out.float(), exact, rtol=0.1, atol=0.05 * exact.abs().max().item())
         out.float().square().sum().backward()
         assert all(p.grad.dtype == torch.float32 and p.grad.isfinite().all() for p in (tokens, *layer.parameters()))
+
+    @pytest.mark.parametrize(("dtype", "share"), [(torch.float64, 1e-5), (torch.bfloat16, 0.1)])
+    def test_other_types_are_kept(self, name, dtype, share):
+        """A mixer of another type takes and gives that type; `share` is of the largest value."""
+        layer, tokens = mixer(name), patches(5)
+        expected = layer(tokens, mask()).double()
+        out = layer.to(dtype)(tokens.to(dtype), mask())
+        assert out.dtype == dtype
+        torch.testing.assert_close(out.double(), expected, rtol=0, atol=share * expected.abs().max().item())
+
+    @pytest.mark.cuda
+    def test_cuda_is_cpu(self, name):
+        results = []
+        for device in ("cpu", "cuda"):
+            layer = mixer(name).to(device)
+            tokens = patches(5).to(device).requires_grad_()
+            out = layer(tokens, mask().to(device))
+            out.square().sum().backward()
+            results.append([out.cpu(), tokens.grad.cpu(), *(p.grad.cpu() for p in layer.parameters())])
+        torch.testing.assert_close(*results, rtol=1e-3, atol=1e-3)
 
     def test_wrong_shapes_are_explained(self, name):
         layer = mixer(name)
@@ -167,6 +178,15 @@ class TestEveryMixer:
         u = tokens + layer(nn.functional.layer_norm(tokens, [DIM]))
         expected = u + last(nn.functional.gelu(first(nn.functional.layer_norm(u, [DIM]))))
         torch.testing.assert_close(block(tokens), expected)
+
+
+@pytest.mark.parametrize("name", [name for name in list_mixers() if not mixer_info(name).fixed])
+def test_padded_is_unpadded(name):
+    """Mixers for any number of tokens: a padded patch gives what it gives at its own length."""
+    layer, valid, tokens = mixer(name), mask(), patches(5)
+    padded = layer(tokens, valid)
+    torch.testing.assert_close(padded[1, :6], layer(tokens[1:2, :6])[0], rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(padded[3, :1], layer(tokens[3:4, :1])[0], rtol=1e-5, atol=1e-5)
 
 
 def test_names():
