@@ -8,10 +8,9 @@ et al., 3D ShapeNets, 2015), most later work both. The plain protocol is one pas
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pctransformer.datasets.samples import CloudDataset, collate
+from pctransformer.evaluation.inference import device_of, evaluating
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -362,11 +362,9 @@ def _predict(
     rows = list(range(len(dataset))) if indices is None else torch.as_tensor(indices).tolist()
     if not rows:
         raise ValueError("there are no samples to predict")
-    if device is None:
-        device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
-    device = torch.device(device)
+    device = device_of(model) if device is None else torch.device(device)
     logits, labels, names = [], [], []
-    with _evaluating(model), torch.inference_mode(), torch.autocast(device.type, dtype, enabled=dtype is not None):
+    with evaluating(model), torch.inference_mode(), torch.autocast(device.type, dtype, enabled=dtype is not None):
         for begin in range(0, len(rows), batch_size):
             samples = [dataset[i] for i in rows[begin : begin + batch_size]]
             points, label = collate(samples)
@@ -374,15 +372,3 @@ def _predict(
             labels.append(label)
             names += [sample.name for sample in samples]
     return torch.cat(logits), torch.cat(labels), tuple(names)  # ordinary tensors, being made outside inference mode
-
-
-@contextlib.contextmanager
-def _evaluating(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode, then each module's own mode again: a part that was frozen in evaluation mode stays so."""
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, training in modes:
-            module.training = training
