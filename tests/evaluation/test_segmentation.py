@@ -154,7 +154,7 @@ def test_a_model_with_categories_is_told():
 def test_a_real_model_on_generated_shapes():
     torch.manual_seed(0)
     data = generated_shapes(num_shapes=19, num_points=64).subset([0, 5, 9])
-    model = create_model("pointnet2_ssg_seg", num_classes=len(data.part_names), num_categories=19)
+    model = create_model("pointnet2_ssg_seg", num_classes=len(data.part_names), in_channels=6, num_categories=19)
     found = evaluate_segmenter(model, data)
     assert found.count == 3
     assert 0 <= found.instance_mean_iou <= 1
