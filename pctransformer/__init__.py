@@ -17,10 +17,23 @@ _MODULE_OF = {
     "create_model": "pctransformer.models",
     "list_mixers": "pctransformer.layers.mixers",
     "list_models": "pctransformer.models",
+    "load": "pctransformer.predict",
     "ops": "pctransformer.ops",
+    "predict": "pctransformer.predict",
 }
 
-__all__ = ["PointBatch", "__version__", "create_mixer", "create_model", "datasets", "list_mixers", "list_models", "ops"]
+__all__ = [
+    "PointBatch",
+    "__version__",
+    "create_mixer",
+    "create_model",
+    "datasets",
+    "list_mixers",
+    "list_models",
+    "load",
+    "ops",
+    "predict",
+]
 
 
 def __getattr__(name: str) -> Any:

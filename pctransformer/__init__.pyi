@@ -1,11 +1,24 @@
 from pctransformer import datasets as datasets
 from pctransformer import ops as ops
+from pctransformer import predict as predict
 from pctransformer.layers.mixers import create_mixer as create_mixer
 from pctransformer.layers.mixers import list_mixers as list_mixers
 from pctransformer.models import create_model as create_model
 from pctransformer.models import list_models as list_models
 from pctransformer.points import PointBatch as PointBatch
+from pctransformer.predict import load as load
 
-__all__ = ["PointBatch", "__version__", "create_mixer", "create_model", "datasets", "list_mixers", "list_models", "ops"]
+__all__ = [
+    "PointBatch",
+    "__version__",
+    "create_mixer",
+    "create_model",
+    "datasets",
+    "list_mixers",
+    "list_models",
+    "load",
+    "ops",
+    "predict",
+]
 
 __version__: str

@@ -69,6 +69,16 @@ COMMANDS = {
             "pctransformer evaluate runs/first --data FOLDER --out runs/first-elsewhere",
         ),
     ),
+    "predict": Command(
+        "pctransformer.commands.predict:Config",
+        "pctransformer.commands.predict:run",
+        "say what class a trained model takes clouds and meshes for, with a picture of each",
+        (
+            "pctransformer predict chair.ply --model runs/first",
+            "pctransformer predict scans/ table.off --model runs/first --top 3 --out runs/scans",
+            "pctransformer predict chair.ply --model runs/first/checkpoints/last.safetensors --json --no-pictures",
+        ),
+    ),
     "models": Command(
         "pctransformer.commands.models:Config",
         "pctransformer.commands.models:run",
@@ -169,8 +179,7 @@ def _run(name: str, arguments: Sequence[str]) -> int:
         description=f"{command.summary[0].upper()}{command.summary[1:]}.\n\nexamples:\n  "
         + "\n  ".join(command.examples),
         args=arguments,
-        # settings may be nested, their flags are flat; and no --no-json where not to is the default
-        config=(tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff),
+        config=(tyro.conf.OmitArgPrefixes,),  # settings may be nested; their flags are flat
     )
     return _load(command.run)(config)
 

@@ -43,14 +43,14 @@ def run(config: Config) -> int:
     from pctransformer.training.distributed import choose_device
     from pctransformer.training.report import autocast_type, draw_evaluation
     from pctransformer.training.run_folder import numbered
-    from pctransformer.training.settings import ClassificationTraining, from_json
+    from pctransformer.training.settings import ClassificationTraining
 
     if config.votes < 0:
         raise UserError(f"--votes must be 0 or more, got {config.votes}")
     best = checkpoint.read(config.run)
     if best.about.get("task") != "classification":
         raise UserError(f"{best.path} is no classifier: its task is {best.about.get('task')!r}")
-    settings = from_json(ClassificationTraining, best.about["settings"])
+    settings = best.settings(ClassificationTraining)
     changes: dict[str, Any] = {"data": config.data, "eval_points": config.eval_points}
     changed = {name: value for name, value in changes.items() if value is not None}
     of_data = dataclasses.replace(settings.data, **changed)
@@ -82,7 +82,7 @@ def run(config: Config) -> int:
         voted = vote(model, changing, config.votes, **how)
         result["with_votes"] = voted.as_dict()
 
-    folder = folder or numbered(_beside(best.path) / "evaluation")
+    folder = folder or numbered(checkpoint.folder_of(best.path) / "evaluation")
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -106,11 +106,6 @@ def _line(evaluation: Any) -> str:
     score = evaluation.score
     macc = score.mean_class_accuracy
     return f"OA {score.overall_accuracy:.4f}  mAcc {'-' if math.isnan(macc) else f'{macc:.4f}'}"
-
-
-def _beside(path: Path) -> Path:
-    """The run folder of a checkpoint, or the folder it lies in."""
-    return path.parent.parent if path.parent.name == "checkpoints" else path.parent
 
 
 def _folder(config: Config) -> Path | None:

@@ -12,7 +12,7 @@ from typing import Annotated, Any
 
 from tyro.conf import Positional, arg
 
-from pctransformer.commands.terminal import console, grouped, print_table
+from pctransformer.commands.terminal import grouped, print_table
 from pctransformer.errors import UserError
 
 
@@ -50,6 +50,7 @@ def describe(what: str, num_points: int = 1024) -> dict[str, Any]:
     """
     from pctransformer.models import create_model, list_models, model_info
     from pctransformer.training import checkpoint
+    from pctransformer.training.run_folder import RESULTS
 
     if what in list_models():
         return _describe_model(what, create_model(what), {}, num_points)
@@ -62,7 +63,11 @@ def describe(what: str, num_points: int = 1024) -> dict[str, Any]:
     read = checkpoint.read(what)
     about = read.about
     facts = _describe_model(about["model"]["name"], read.build_model(), about["model"]["options"], num_points)
-    return {"checkpoint": {"path": str(read.path), "bytes": read.path.stat().st_size, **about}, **facts}
+    facts = {"checkpoint": {"path": str(read.path), "bytes": read.path.stat().st_size, **about}, **facts}
+    results = checkpoint.folder_of(read.path) / RESULTS
+    if results.is_file() and (found := json.loads(results.read_text("utf-8"))).get("epoch") == about.get("epoch"):
+        facts["test"] = {name: value for name, value in found["test"].items() if isinstance(value, (int, float))}
+    return facts
 
 
 def _describe_model(name: str, model: Any, options: Mapping[str, Any], num_points: int) -> dict[str, Any]:
@@ -99,11 +104,12 @@ def _describe_model(name: str, model: Any, options: Mapping[str, Any], num_point
 
 # ---- as text ---------------------------------------------------------------------------------------------------------
 def _print(facts: dict[str, Any]) -> None:
-    out = console()
-    if "checkpoint" in facts:
-        _print_checkpoint(facts["checkpoint"])
-        out.print()
     model = facts["model"]
+    use = f'create_model("{model["name"]}", num_classes={facts["num_classes"]}, ...)'
+    if "checkpoint" in facts:
+        _print_checkpoint(facts["checkpoint"], facts.get("test", {}))
+        print()
+        use = f'load("{facts["checkpoint"]["path"]}").model'
     channels = facts["in_channels"]
     values = "x, y, z" if channels == 3 else f"x, y, z and {channels - 3} more of each point, normals for instance"
     of_clouds = model["task"] == "classification"
@@ -114,31 +120,32 @@ def _print(facts: dict[str, Any]) -> None:
         ("input", f"{values}; clouds of any sizes: PointBatch, (B, N, {channels}) or list of (n, {channels})"),
         ("output", f"({'B' if of_clouds else 'N'}, {facts['num_classes']}) logits{'' if of_clouds else ' of points'}"),
         ("options", ", ".join(f"{name}={value!r}" for name, value in model["options"].items())),
-        ("in Python", f'create_model("{model["name"]}", num_classes={facts["num_classes"]}, ...)'),
+        ("in Python", use),
     ]
     if model["public_weights"]:
         rows.append(("weights", f"create_model(..., pretrained=file) reads those of {model['public_weights']}"))
     print_table(("", ""), rows)
-    out.print()
+    print()
     parts = [(name, grouped(part["parameters"]), _millions(part)) for name, part in facts["parts"].items()]
     print_table(
         ("part", "parameters", "million multiply-adds"),
         [*parts, ("all", grouped(facts["parameters"]), _millions(facts))],
         right=(1, 2),
     )
-    out.print(f"\nMultiply-adds as computed here, for one cloud of {facts['num_points']} points (--num-points).")
+    print(f"\nMultiply-adds as computed here, for one cloud of {facts['num_points']} points (--num-points).")
 
 
 def _millions(cost: Mapping[str, int]) -> str:
     return f"{cost['multiply_adds'] / 1e6:,.1f}".replace(",", " ")
 
 
-def _print_checkpoint(about: Mapping[str, Any]) -> None:
+def _print_checkpoint(about: Mapping[str, Any], test: Mapping[str, float]) -> None:
     rows = [("checkpoint", f"{about['path']}, {about['bytes'] / 1e6:.1f} MB")]
     rows += [(key, str(about[key])) for key in ("task", "epoch") if key in about]
     if names := about.get("class_names"):
         rows.append(("classes", f"{len(names)}: {', '.join(names)}"))
-    rows += [(key, _flat(about[key])) for key in ("metrics", "settings") if about.get(key)]
+    told = {"metrics": about.get("metrics"), "test": test, "settings": about.get("settings")}
+    rows += [(key, _flat(values)) for key, values in told.items() if values]
     if "version" in about:
         rows.append(("written by", f"pctransformer {about['version']}"))
     print_table(("", ""), rows)
@@ -150,6 +157,6 @@ def _flat(values: Mapping[str, Any]) -> str:
     for name, value in values.items():
         if isinstance(value, Mapping):
             texts.append(_flat(value))
-        else:
+        elif value is not None:
             texts.append(f"{name} {f'{value:.4g}' if isinstance(value, float) else value}")
     return ", ".join(texts)

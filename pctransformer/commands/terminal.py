@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -11,15 +12,13 @@ if TYPE_CHECKING:
 
 def console() -> Console:
     """Fits lines to the terminal; into a pipe or a file they go in full length."""
-    import sys
-
     from rich.console import Console
 
     return Console(width=None if sys.stdout.isatty() else 10_000, highlight=False, markup=False)
 
 
 def print_table(header: Sequence[str], rows: Sequence[Sequence[str]], *, right: Sequence[int] = ()) -> None:
-    """Columns side by side, without lines.
+    """Columns side by side, without lines, folded to the width of the terminal; into a pipe, one line per row.
 
     Args:
         header: of each column; all empty for none.
@@ -34,7 +33,13 @@ def print_table(header: Sequence[str], rows: Sequence[Sequence[str]], *, right: 
         table.add_column(Text(title), justify="right" if i in right else "left", overflow="fold", no_wrap=i == 0)
     for row in rows:
         table.add_row(*map(Text, row))
-    console().print(table)
+    out = console()
+    if out.is_terminal:
+        out.print(table)
+        return
+    with out.capture() as lines:
+        out.print(table)
+    print("\n".join(line.rstrip() for line in lines.get().splitlines()))
 
 
 def grouped(number: int) -> str:

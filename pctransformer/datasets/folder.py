@@ -22,7 +22,8 @@ from pctransformer.datasets.samples import (
 )
 
 SPLIT_FILE = "split.json"
-_SUFFIXES = tuple(suffix for suffix in dict.fromkeys(POINT_SUFFIXES + MESH_SUFFIXES) if suffix != ".bin")
+FILE_SUFFIXES = tuple(suffix for suffix in dict.fromkeys(POINT_SUFFIXES + MESH_SUFFIXES) if suffix != ".bin")
+"""Files that are taken from folders: those that say how many values a point has."""
 
 
 def folder_dataset(
@@ -94,13 +95,13 @@ def _files(root: Path) -> tuple[list[str], list[str]]:
     files = []
     for folder in folders:
         inside = sorted(
-            file for file in folder.iterdir() if file.suffix.lower() in _SUFFIXES and not file.name.startswith(".")
+            file for file in folder.iterdir() if file.suffix.lower() in FILE_SUFFIXES and not file.name.startswith(".")
         )
         if not inside:
             hint = (
                 "; this looks like ModelNet's own layout: modelnet_off reads it" if (folder / "train").is_dir() else ""
             )
-            raise FileFormatError(folder, f"there is no file that ends in one of {' '.join(_SUFFIXES)}{hint}")
+            raise FileFormatError(folder, f"there is no file that ends in one of {' '.join(FILE_SUFFIXES)}{hint}")
         files += [f"{folder.name}/{file.name}" for file in inside]
     return [folder.name for folder in folders], files
 

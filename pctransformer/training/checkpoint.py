@@ -13,10 +13,12 @@ from typing import Any
 
 from torch import Tensor, nn
 
+import pctransformer
 from pctransformer.errors import UserError
 from pctransformer.models import create_model
 from pctransformer.models.tensor_file import read_tensors
 from pctransformer.models.weights import STATE_PREFIX
+from pctransformer.training.settings import Settings, from_json
 
 BEST, LAST = "best.safetensors", "last.safetensors"
 
@@ -46,11 +48,44 @@ class Checkpoint:
         return {n.removeprefix(STATE_PREFIX): v for n, v in self.tensors.items() if n.startswith(STATE_PREFIX)}
 
     def build_model(self) -> nn.Module:
-        """The model with its weights, on CPU, in evaluation mode."""
-        model = self.about["model"]
-        built = create_model(model["name"], num_classes=model["num_classes"], **model["options"])
-        built.load_state_dict(self.weights)
+        """The model with its weights, on CPU, in evaluation mode.
+
+        Raises:
+            UserError: this version does not know such a model, or the weights do not fit it.
+        """
+        try:
+            model = self.about["model"]
+            built = create_model(model["name"], num_classes=model["num_classes"], **model["options"])
+            built.load_state_dict(self.weights)
+        except (KeyError, TypeError, ValueError, RuntimeError) as error:
+            raise self._unusable(error) from error
         return built.eval()
+
+    def settings(self, kind: type[Settings]) -> Settings:
+        """The settings of the training.
+
+        Args:
+            kind: their dataclass.
+
+        Raises:
+            UserError: they are not of that kind, or a later version has written them.
+        """
+        try:
+            return from_json(kind, self.about["settings"])
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise self._unusable(error) from error
+
+    def _unusable(self, error: Exception) -> UserError:
+        reason = f"it lacks {error}" if isinstance(error, KeyError) else " ".join(str(error).split())[:400]
+        return UserError(
+            f"{self.path}, written by version {self.about.get('version')}, cannot be used by version"
+            f" {pctransformer.__version__}: {reason}"
+        )
+
+
+def folder_of(path: Path) -> Path:
+    """The run folder that a checkpoint belongs to, or else the folder it lies in."""
+    return path.parent.parent if path.parent.name == "checkpoints" else path.parent
 
 
 def find_checkpoint(run: str | Path) -> Path:

@@ -7,26 +7,7 @@ from pctransformer import cli, create_model, list_models
 from pctransformer.commands.info import describe
 from pctransformer.errors import UserError
 from pctransformer.models import model_info
-from pctransformer.models.tensor_file import write_tensors
-
-
-def checkpoint(path, **changes):
-    """A small trained model, as `pctransformer train` leaves it."""
-    options = {"in_channels": 6, "dim": 16, "width": 32, "tokens": [32, 16], "k": 8}
-    model = create_model("pct", num_classes=2, **options)
-    about = {
-        "task": "classification",
-        "model": {"name": "pct", "options": options, "num_classes": 2},
-        "class_names": ["cup", "vase"],
-        "settings": {"seed": 3, "data": {"num_points": 64}},
-        "epoch": 7,
-        "metrics": {"accuracy": 0.9375},
-        "version": "0.1.0",
-        **changes,
-    }
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_tensors(path, {**model.state_dict(), "training/step": torch.tensor(5)}, about)
-    return path
+from tests.trained import write_checkpoint
 
 
 @pytest.mark.parametrize("name", list_models())
@@ -68,20 +49,32 @@ def test_text_of_a_model(capsys):
 
 @pytest.mark.parametrize("place", ["", "checkpoints/best.safetensors"])
 def test_a_checkpoint_says_what_was_trained(tmp_path, capsys, place):
-    checkpoint(tmp_path / "checkpoints" / "best.safetensors")
+    write_checkpoint(tmp_path / "checkpoints" / "best.safetensors", normals=True)
+    results = {"epoch": 7, "test": {"overall_accuracy": 0.875, "confusion": [[1]]}}
+    (tmp_path / "results.json").write_text(json.dumps(results))
     assert cli.main(["info", str(tmp_path / place)]) == 0
     text = capsys.readouterr().out
-    for words in ("2: cup, vase", "accuracy 0.9375", "seed 3, num_points 64", "tokens=[32, 16]", "(B, 2) logits"):
+    for words in (
+        "3: bowl, cup, vase",
+        "metrics     validation_oa 0.9375",
+        "test        overall_accuracy 0.875",
+        "num_points 64, eval_points 48, normals True",
+        "tokens=[32, 16]",
+        "(B, 3) logits",
+    ):
         assert words in text
     facts = describe(str(tmp_path / place), num_points=40)
     assert facts["checkpoint"]["epoch"] == 7
     assert facts["parameters"] < 100_000
     assert facts["in_channels"] == 6
+    assert facts["test"] == {"overall_accuracy": 0.875}
+    (tmp_path / "results.json").write_text(json.dumps({**results, "epoch": 8}))  # of another checkpoint
+    assert "test" not in describe(str(tmp_path / place), num_points=40)
 
 
 def test_a_models_name_comes_before_a_file(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    checkpoint(tmp_path / "pct" / "checkpoints" / "best.safetensors")
+    write_checkpoint(tmp_path / "pct" / "checkpoints" / "best.safetensors")
     assert "checkpoint" not in describe("pct", 64)
     assert "checkpoint" in describe("./pct", 64)
 
@@ -95,16 +88,19 @@ def test_a_models_name_comes_before_a_file(tmp_path, monkeypatch):
         ("notes.txt", "no checkpoint of this package"),
         ("cut.safetensors", "not a readable safetensors file"),
         ("foreign.safetensors", "not what model they belong to"),
+        ("later.safetensors", "written by version 9.0, cannot be used.*no model is called 'pct9'"),
     ],
 )
 def test_faults_are_explained(tmp_path, monkeypatch, what, text):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "empty").mkdir()
     (tmp_path / "notes.txt").write_text("hello")
-    content = checkpoint(tmp_path / "whole.safetensors").read_bytes()
+    content = write_checkpoint(tmp_path / "whole.safetensors").read_bytes()
     (tmp_path / "cut.safetensors").write_bytes(content[: len(content) // 2])
     from safetensors.torch import save_file
 
+    later = {"name": "pct9", "options": {}, "num_classes": 3}
+    write_checkpoint(tmp_path / "later.safetensors", model=later, version="9.0")
     save_file({"weight": torch.zeros(2)}, tmp_path / "foreign.safetensors")
     with pytest.raises(UserError, match=text):
         describe(what)
