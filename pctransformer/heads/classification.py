@@ -4,18 +4,42 @@ from __future__ import annotations
 
 from typing import Literal
 
+import torch
 from torch import Tensor, nn
 
-from pctransformer.layers.recording import RecordedLayer
+from pctransformer.layers.recording import RecordedLayer, shares_of_maximum
 from pctransformer.ops import segment
 from pctransformer.points import PointBatch, pad_packed, padded_rows
 
+Reduce = Literal["max", "mean", "first_max", "last_max"]
 
-def pool(tokens: PointBatch, reduce: Literal["max", "mean"]) -> Tensor:
-    """One vector (B, C) for each cloud from the features of its tokens; zeros for a cloud without any."""
+
+def pool(tokens: PointBatch, reduce: Reduce) -> Tensor:
+    """One vector for each cloud from the features of its tokens.
+
+    Args:
+        tokens: with C channels.
+        reduce: "max" and "mean" of all tokens, zeros for a cloud without any; "first_max" and "last_max" for clouds
+            with equally many tokens, at least two: the first, which is a class token, or the last, which in causal
+            models has seen all, and beside it the maximum of the others.
+
+    Returns:
+        (B, C), or (B, 2 C) with "first_max" and "last_max".
+
+    Raises:
+        ValueError: tokens without features, or not as many as `reduce` needs.
+    """
     features = tokens.features
     if features is None:
         raise ValueError("pooling needs tokens with features, these have none")
+    if reduce == "first_max" or reduce == "last_max":
+        count = tokens.max_points if tokens.is_dense else None
+        if count is None or count < 2:
+            raise ValueError(f"{reduce} needs clouds with equally many tokens, at least two, got {tokens}")
+        dense = features.view(len(tokens), count, -1)
+        one, others = (dense[:, 0], dense[:, 1:]) if reduce == "first_max" else (dense[:, -1], dense[:, :-1])
+        offsets = torch.arange(len(tokens) + 1, device=features.device) * (count - 1)
+        return torch.cat([one, segment(others.flatten(0, 1), offsets, "max")], 1)
     return segment(features, tokens.offsets, reduce)
 
 
@@ -26,12 +50,10 @@ class ClassificationHead(RecordedLayer):
         hidden: what stands between the pooled vector and the last layer; its output has `hidden_size` channels.
         hidden_size: channels of the pre-logits.
         num_classes: logits; 0 leaves the last layer out.
-        reduce: how tokens are pooled.
+        reduce: how tokens are pooled, see `pool`.
     """
 
-    def __init__(
-        self, hidden: nn.Module, hidden_size: int, num_classes: int, reduce: Literal["max", "mean"] = "max"
-    ) -> None:
+    def __init__(self, hidden: nn.Module, hidden_size: int, num_classes: int, reduce: Reduce = "max") -> None:
         super().__init__()
         self.hidden = hidden
         self.hidden_size = hidden_size
@@ -53,8 +75,14 @@ class ClassificationHead(RecordedLayer):
         """Hand over each token's share in the pooled vector of its cloud."""
         assert tokens.features is not None
         rows = padded_rows(tokens.offsets, tokens.max_points)  # (B, P)
-        if self.reduce == "max":
-            self.record_maximum(pad_packed(tokens.features, rows), rows)
-        else:
+        values = pad_packed(tokens.features, rows)
+        if self.reduce == "mean":
             shares = (rows >= 0) / tokens.lengths[:, None]
-            self.record(shares[:, None, None], "children", key_index=rows)
+        elif self.reduce == "max":
+            shares = shares_of_maximum(values, rows)
+        else:
+            half = torch.full_like(rows[:, :1], 0.5, dtype=torch.float32)
+            first = self.reduce == "first_max"
+            others = shares_of_maximum(values[:, 1:] if first else values[:, :-1]) / 2
+            shares = torch.cat([half, others] if first else [others, half], 1)
+        self.record(shares[:, None, None], "children", key_index=rows)

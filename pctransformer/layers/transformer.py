@@ -18,7 +18,7 @@ from torch.utils.checkpoint import checkpoint as checkpointed
 
 from pctransformer.layers.attention import MultiHeadAttention
 from pctransformer.layers.mlp import MLP
-from pctransformer.layers.recording import is_recorded
+from pctransformer.layers.recording import RecordedLayer, is_recorded
 from pctransformer.layers.residual import Residual
 
 
@@ -204,20 +204,24 @@ class Transformer(nn.Module):
         return self.decoder(target, memory, target_valid, source_valid)
 
 
-class ClassToken(nn.Module):
-    """A learned token in front of each sequence, in which the network gathers what it knows of the whole.
+class ClassToken(RecordedLayer):
+    """A learned token in front of each sequence, with a learned code in place of a position: what gathers the whole.
 
-    Source: Devlin et al., BERT, 2018; Dosovitskiy et al., An image is worth 16x16 words, 2021.
+    Source: Devlin et al., BERT, 2018; Dosovitskiy et al., An image is worth 16x16 words, 2021, equation 1.
     """
 
     def __init__(self, dim: int) -> None:
         super().__init__()
-        self.token = nn.Parameter(torch.empty(dim))
+        self.token, self.code = nn.Parameter(torch.empty(dim)), nn.Parameter(torch.empty(dim))
         nn.init.trunc_normal_(self.token, std=0.02)
+        nn.init.trunc_normal_(self.code, std=0.02)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, 1 + S, C) from (B, S, C)."""
-        return torch.cat([self.token.expand(x.shape[0], 1, -1), x], 1)
+    def forward(self, x: Tensor, code: Tensor) -> tuple[Tensor, Tensor]:
+        """Tokens and their codes (B, 1 + S, C) from tokens and their codes (B, S, C)."""
+        if self.is_recorded:
+            each_from_itself = torch.eye(x.shape[1], device=x.device).expand(x.shape[0], 1, -1, -1)
+            self.record(nn.functional.pad(each_from_itself, (0, 0, 1, 0)), "children")  # (B, 1, 1 + S, S)
+        return _in_front(self.token, x), _in_front(self.code, code)
 
 
 # ---- sizes -----------------------------------------------------------------------------------------------------------
@@ -276,6 +280,17 @@ def base_transformer(
     return Transformer(encoder, decoder)
 
 
+def init_weights(module: nn.Module) -> None:
+    """Linear layers as in vision transformers, for `model.apply`: weights from a narrow normal distribution, no bias.
+
+    Source: Dosovitskiy et al., 2021, authors' code; standard deviation 0.02 since Radford et al., GPT, 2018.
+    """
+    if isinstance(module, nn.Linear):
+        nn.init.trunc_normal_(module.weight, std=0.02)
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)
+
+
 # ---- below the contract ----------------------------------------------------------------------------------------------
 def _given(**arguments: Tensor | None) -> dict[str, Any]:
     """Those that are there: layers that do not know the others can then be called with what they know."""
@@ -290,3 +305,8 @@ def _run(layer: nn.Module, store_inputs_only: bool, *inputs: Any, **where: Any) 
     if store_inputs_only and torch.is_grad_enabled() and not is_recorded(layer):
         return checkpointed(layer, *inputs, use_reentrant=False, **where)
     return layer(*inputs, **where)
+
+
+def _in_front(row: Tensor, x: Tensor) -> Tensor:
+    """(B, 1 + S, C) from a row (C,) and x (B, S, C)."""
+    return torch.cat([row.expand(x.shape[0], 1, -1).type_as(x), x], 1)

@@ -21,6 +21,10 @@ class Classifier(nn.Module):
     num_features: int
     """Channels of the tokens that `forward_features` gives."""
     head: ClassificationHead
+    lacking_in_pretraining: tuple[str, ...] = ()
+    """What names of weights begin with that the model is pretrained without: they stay new when it is then trained."""
+    only_in_pretraining: tuple[str, ...] = ()
+    """What names of weights begin with that are of no use after pretraining."""
 
     @property
     def head_hidden_size(self) -> int:

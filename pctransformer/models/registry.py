@@ -44,6 +44,8 @@ _POINTNET2 = "Qi et al., PointNet++, 2017, arXiv:1706.02413"
 _POINT_BERT = "after Yu et al., Point-BERT, 2022, arXiv:2111.14819; mixers: pctransformer.layers.mixers"
 _POSTECH = "github.com/POSTECH-CVLab/point-transformer and Pointcept"
 _YANX27 = "github.com/yanx27/Pointnet_Pointnet2_pytorch, with closed=True"
+_POINT_MAE = "Pang et al., Masked Autoencoders for Point Cloud Self-supervised Learning, 2022, arXiv:2203.06604"
+_POINT_GPT = "Chen et al., PointGPT, 2023, arXiv:2305.11487"
 
 _MODELS = {
     info.name: info
@@ -97,6 +99,16 @@ _MODELS = {
             _POSTECH,
             "segmentation",
         ),
+        ModelInfo(
+            "point_mae",
+            "point_mae",
+            "transformer on patches with a class token, pretrained as a masked autoencoder",
+            _POINT_MAE,
+            "github.com/Pang-Yatian/Point-MAE, with skip_near_origin=True",
+        ),
+        ModelInfo("point_mae_small", "point_mae", "Point-MAE of a third the width for training on a CPU", _POINT_MAE),
+        ModelInfo("point_gpt", "point_gpt", "causal transformer on ordered patches, pretrained to go on", _POINT_GPT),
+        ModelInfo("point_gpt_small", "point_gpt", "PointGPT of a third the width for training on a CPU", _POINT_GPT),
         ModelInfo("pointnet2_ssg", "pointnet2", "PointNet++, single-scale grouping", _POINTNET2, _YANX27),
         ModelInfo("pointnet2_msg", "pointnet2", "PointNet++, multi-scale grouping", _POINTNET2, _YANX27),
         ModelInfo(
@@ -145,7 +157,8 @@ def create_model(
         num_classes: logits; 0 leaves the last layer out. None: as many as in the paper, 40 classes of ModelNet40 or 50
             parts of ShapeNet.
         pretrained: a file of weights (`.safetensors`, `.pt`, `.pth`): of this package, or public ones that the model's
-            file knows how to rename. The last layer stays new where the file has another number of classes.
+            file knows how to rename. The last layer stays new where the file has another number of classes, and what
+            the model is pretrained without where the file is of its pretraining.
         options: keyword arguments of the model's function, for example `in_channels=6`.
 
     Raises:
@@ -159,5 +172,12 @@ def create_model(
     if pretrained is not None:
         from pctransformer.models.weights import load_weights
 
-        load_weights(model, pretrained, public=getattr(module, "PUBLIC_WEIGHTS", {}), new_classifier=True)
+        load_weights(
+            model,
+            pretrained,
+            public=getattr(module, "PUBLIC_WEIGHTS", {}),
+            new_classifier=True,
+            lacking=getattr(model, "lacking_in_pretraining", ()),
+            surplus=getattr(model, "only_in_pretraining", ()),
+        )
     return model

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import pickle
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -26,19 +26,22 @@ class LoadReport:
 
     Attributes:
         loaded: names of weights that were set.
+        kept: names of weights that stayed as they were, as was allowed.
         missing: names the model has and the file has not.
         unexpected: names the file has and the model has not.
         wrong_shape: name to (shape in the file, shape in the model).
     """
 
     loaded: list[str]
+    kept: list[str]
     missing: list[str]
     unexpected: list[str]
     wrong_shape: dict[str, tuple[tuple[int, ...], tuple[int, ...]]]
 
     def __str__(self) -> str:
-        lines = [f"loaded {len(self.loaded)} of {len(self.loaded) + len(self.missing) + len(self.wrong_shape)} tensors"]
-        for title, names in (("missing", self.missing), ("unexpected", self.unexpected)):
+        all_there = sum(map(len, (self.loaded, self.kept, self.missing, self.wrong_shape)))
+        lines = [f"loaded {len(self.loaded)} of {all_there} tensors"]
+        for title, names in (("new", self.kept), ("missing", self.missing), ("unexpected", self.unexpected)):
             if names:
                 lines.append(f"{title}: {', '.join(names[:6])}{', ...' if len(names) > 6 else ''} ({len(names)})")
         for name, (found, expected) in list(self.wrong_shape.items())[:6]:
@@ -91,6 +94,8 @@ def load_weights(
     *,
     public: Mapping[str, Callable[[Mapping[str, Tensor]], dict[str, Tensor]]] | None = None,
     new_classifier: bool = False,
+    lacking: Sequence[str] = (),
+    surplus: Sequence[str] = (),
 ) -> LoadReport:
     """Set a model's weights from a file, all of them or none.
 
@@ -99,6 +104,8 @@ def load_weights(
         path: see `read_weights`. A prefix `module.` of all names is dropped.
         public: for weights with other names: a name by which to know them, and the function that renames them.
         new_classifier: leave `head.classifier` as it is where the file has another number of classes or none.
+        lacking: what names begin with that a file may lack, all of them together; they stay as they are then.
+        surplus: what names begin with that a file may have and the model not; they are left out.
 
     Returns:
         what was loaded.
@@ -114,21 +121,27 @@ def load_weights(
             weights = convert(weights)
             break
     own = model.state_dict()
+    weights = {name: value for name, value in weights.items() if name in own or not name.startswith(tuple(surplus))}
+    kept: list[str] = []
+    for beginning in lacking:
+        if not any(name.startswith(beginning) for name in weights):
+            kept += [name for name in own if name.startswith(beginning)]
     if new_classifier:
-        for name in [name for name in own if name.startswith("head.classifier.")]:
-            if name not in weights or weights[name].shape != own[name].shape:
-                weights[name] = own[name]
-        weights = {k: v for k, v in weights.items() if k in own or not k.startswith("head.classifier.")}
+        of_classifier = [name for name in own if name.startswith("head.classifier.") and name not in kept]
+        kept += [name for name in of_classifier if name not in weights or weights[name].shape != own[name].shape]
+        weights = {name: v for name, v in weights.items() if name in own or not name.startswith("head.classifier.")}
+    weights |= {name: own[name] for name in kept}
     wrong = {
         name: (tuple(weights[name].shape), tuple(value.shape))
         for name, value in own.items()
         if name in weights and weights[name].shape != value.shape
     }
     report = LoadReport(
-        loaded=[name for name in own if name in weights and name not in wrong],
+        loaded=[name for name in own if name in weights and name not in wrong and name not in kept],
         missing=[name for name in own if name not in weights],
         unexpected=[name for name in weights if name not in own],
         wrong_shape=wrong,
+        kept=kept,
     )
     if report.missing or report.unexpected or wrong:
         raise ValueError(f"the weights in {path} do not fit {type(model).__name__}: {report}")

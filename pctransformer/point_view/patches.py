@@ -110,3 +110,51 @@ class PatchEmbedding(RecordedLayer):
         if self.is_recorded:
             self.record_maximum(points, patches.index)
         return patches.centers.replace(features=max_over_neighbors(points))  # (B * G, dim)
+
+
+class PatchTokenizer(nn.Module):
+    """Clouds to tokens for a transformer: patches, a token for each, and a code of where its centre is.
+
+    Args:
+        embedding: from patches to tokens.
+        position: from coordinates (..., 3) to codes with as many channels, as in `layers.position`.
+        num_patches, patch_size, order, skip_near_origin: see `make_patches`.
+    """
+
+    def __init__(
+        self,
+        embedding: PatchEmbedding,
+        position: nn.Module,
+        *,
+        num_patches: int,
+        patch_size: int,
+        order: Literal["sampled", "morton", "hilbert"] = "sampled",
+        skip_near_origin: bool = False,
+    ) -> None:
+        super().__init__()
+        self.embedding, self.position = embedding, position
+        self.num_patches, self.patch_size, self.order = num_patches, patch_size, order
+        self.skip_near_origin = skip_near_origin
+
+    def forward(self, batch: PointBatch) -> tuple[Patches, Tensor, Tensor]:
+        """Patches of B clouds, their tokens (B, G, C), and codes of their centres (B, G, C)."""
+        patches = make_patches(
+            batch, self.num_patches, self.patch_size, order=self.order, skip_near_origin=self.skip_near_origin
+        )
+        shape = (len(batch), self.num_patches, -1)
+        tokens = self.embedding(patches).features.view(shape)
+        return patches, tokens, self.position(patches.centers.xyz.view(shape))
+
+
+def beside_class_token(centers: PointBatch, x: Tensor) -> PointBatch:
+    """Tokens (B, 1 + G, C) of which the first stands for the whole cloud, as a batch: it is put in the middle.
+
+    Args:
+        centers: B * G centres of patches, a dense batch.
+        x: the class token of each cloud, then the tokens of its patches.
+    """
+    xyz = centers.xyz.view(len(centers), -1, 3)
+    xyz = torch.cat([xyz.mean(1, keepdim=True), xyz], 1)
+    count = xyz.shape[1]
+    offsets = torch.arange(len(centers) + 1, device=xyz.device) * count
+    return PointBatch(xyz.flatten(0, 1), offsets, x.flatten(0, 1), count, centers.origin)

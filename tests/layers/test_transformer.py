@@ -16,6 +16,7 @@ from pctransformer.layers.transformer import (
     EncoderLayer,
     Transformer,
     base_transformer,
+    init_weights,
     pre_norm_encoder,
 )
 from tests.ops.clouds import offsets_of
@@ -112,7 +113,7 @@ def test_pre_norm_layers_equal_torchs():
 def test_published_sizes():
     with torch.device("meta"):
         encoder, transformer = pre_norm_encoder(768, depth=12, num_heads=12), base_transformer()
-    stem, positions, head = 3 * 16 * 16 * 768 + 768, 197 * 768, 768 * 1000 + 1000
+    stem, positions, head = 3 * 16 * 16 * 768 + 768, 196 * 768, 768 * 1000 + 1000
     assert parameters(encoder) + parameters(ClassToken(768)) + stem + positions + head == 86_567_656  # ViT-B/16
     # section 3 of the 2017 paper: per layer 4 (d^2 + d) per attention, 2 d h + h + d, 2 d per norm
     attention, mlp, norm = 4 * (512**2 + 512), 2 * 512 * 2048 + 2048 + 512, 2 * 512
@@ -207,11 +208,28 @@ def test_any_mixer_takes_the_place_of_attention(name):
 
 
 def test_class_token_stands_in_front():
-    token = ClassToken(4)
-    x = torch.randn(2, 3, 4)
-    out = token(x)
-    assert torch.equal(out[:, 1:], x)
-    assert torch.equal(out[:, 0], token.token.expand(2, 4))
+    layer = ClassToken(4)
+    x, code = torch.randn(2, 3, 4), torch.randn(2, 3, 4)
+    with record_attention(layer) as maps:
+        tokens, codes = layer(x, code)
+    for out, row, rest in ((tokens, layer.token, x), (codes, layer.code, code)):
+        assert torch.equal(out[:, 1:], rest)
+        assert torch.equal(out[:, 0], row.expand(2, 4))
+    query, key, weight = maps[0].pairs()
+    assert list(zip(query[weight > 0].tolist(), key[weight > 0].tolist())) == [
+        (1, 0),
+        (2, 1),
+        (3, 2),
+        (5, 3),
+        (6, 4),
+        (7, 5),
+    ]
+
+
+def test_linear_layers_start_small():
+    module = nn.Sequential(nn.Linear(300, 300), nn.LayerNorm(300), nn.Linear(3, 2, bias=False)).apply(init_weights)
+    assert module[0].weight.std().item() == pytest.approx(0.02, rel=0.02)
+    assert (module[0].bias == 0).all()
 
 
 # ---- checkpointing ---------------------------------------------------------------------------------------------------

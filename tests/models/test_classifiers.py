@@ -9,6 +9,10 @@ from pctransformer.points import PointBatch
 SMALL = {"pct": {"dim": 32, "width": 64, "tokens": (32, 16), "k": 8}, "npct": {"dim": 16, "width": 32}}
 SMALL["spct"] = SMALL["npct"]
 SMALL["patch_mixer"] = {"dim": 32, "depth": 2, "num_patches": 16, "patch_size": 8, "widths": (8, 16)}
+SMALL["point_mae"] = {
+    "dim": 24, "depth": 2, "num_heads": 3, "num_patches": 10, "patch_size": 6, "widths": (8, 16),
+}  # fmt: skip
+SMALL["point_gpt"] = SMALL["point_mae"]
 
 
 def small(name: str, num_classes: int = 5) -> torch.nn.Module:

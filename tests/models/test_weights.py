@@ -67,6 +67,23 @@ def test_all_or_nothing(tmp_path):
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
 
 
+def test_parts_that_one_side_lacks(tmp_path):
+    """What is allowed to be missing stays, if all of it is missing; what is allowed to be too much is left out."""
+    model, other = linear(), {f"2.{k}": v for k, v in linear()[0].state_dict().items()} | linear()[:1].state_dict()
+    torch.save(other, tmp_path / "a.pt")
+    for layer in model:
+        nn.init.ones_(layer.weight)
+    report = load_weights(model, tmp_path / "a.pt", lacking=("1.",), surplus=("2.",))
+    assert (report.loaded, report.kept) == (["0.weight", "0.bias"], ["1.weight", "1.bias"])
+    assert torch.equal(model[0].weight, other["0.weight"])
+    assert (model[1].weight == 1).all()
+    with pytest.raises(ValueError, match=r"missing: 1\.weight, 1\.bias .*unexpected: 2\.weight"):
+        load_weights(model, tmp_path / "a.pt")
+    torch.save(other | {"1.bias": torch.zeros(2)}, tmp_path / "half.pt")
+    with pytest.raises(ValueError, match=r"missing: 1\.weight \(1\)"):
+        load_weights(model, tmp_path / "half.pt", lacking=("1.",), surplus=("2.",))
+
+
 def test_what_holds_no_weights(tmp_path):
     torch.save([1, 2], tmp_path / "list.pt")
     with pytest.raises(ValueError, match="no state dict"):

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from pctransformer.point_view.curve_order import curve_order
-from pctransformer.point_view.patches import PatchEmbedding, make_patches
+from pctransformer.point_view.patches import PatchEmbedding, PatchTokenizer, beside_class_token, make_patches
 from pctransformer.points import PointBatch
 
 
@@ -83,6 +83,28 @@ def test_published_size_and_names():
     assert sum(p.numel() for p in PatchEmbedding(384).parameters()) == 3 * 128 + 128 + 256 + 128 * 256 + 256 + (
         512 * 512 + 512 + 1024 + 512 * 384 + 384
     )
+
+
+def test_tokenizer_gives_tokens_and_codes_of_their_centres():
+    torch.manual_seed(0)
+    embedding, position = PatchEmbedding(6, widths=(4, 8)).eval(), torch.nn.Linear(3, 6)
+    tokenizer = PatchTokenizer(embedding, position, num_patches=4, patch_size=5, order="hilbert")
+    batch = PointBatch.from_list([torch.randn(n, 3) for n in (30, 3)])
+    patches, tokens, code = tokenizer(batch)
+    expected = make_patches(batch, 4, 5, order="hilbert")
+    assert torch.equal(patches.index, expected.index)
+    assert torch.equal(tokens, embedding(expected).features.view(2, 4, 6))
+    assert torch.equal(code, position(expected.centers.xyz.view(2, 4, 3)))
+
+
+def test_class_token_is_put_in_the_middle():
+    centers = PointBatch.from_dense(torch.tensor([[[0.0, 0, 0], [2, 4, 6]], [[1, 1, 1], [3, 1, 1]]]))
+    x = torch.arange(12.0).view(2, 3, 2)
+    tokens = beside_class_token(centers, x)
+    assert tokens.xyz.tolist() == [[1, 2, 3], [0, 0, 0], [2, 4, 6], [2, 1, 1], [1, 1, 1], [3, 1, 1]]
+    assert tokens.features.tolist() == x.flatten(0, 1).tolist()
+    assert tokens.offsets.tolist() == [0, 3, 6]
+    assert tokens.is_dense
 
 
 def test_gradients_repeat_exactly():
