@@ -1,14 +1,16 @@
 """Data: files to arrays, arrays to samples, samples to batches. Everything random is derived from (seed, epoch, index).
 
 `open_dataset` opens any data set by one word. `folder_dataset` reads your own files, `modelnet_*` the four layouts of
-ModelNet, `generated_shapes` needs no files at all. Each gives a `CloudDataset` of `Sample`s, which `collate` packs into
-a `PointBatch` with labels.
+ModelNet, `shapenet_parts_*` and `scanobjectnn` those sets, `generated_shapes` needs no files at all. Each gives a
+`CloudDataset` of `Sample`s, which `collate` packs into a `PointBatch` with labels.
 """
 
 from pctransformer.datasets.files import FileFormatError, read_mesh, read_points, write_ply
 from pctransformer.datasets.folder import folder_dataset
 from pctransformer.datasets.modelnet import modelnet_hdf5, modelnet_npz, modelnet_off, modelnet_resampled
 from pctransformer.datasets.samples import CloudDataset, Sample, collate
+from pctransformer.datasets.scanobjectnn import scanobjectnn
+from pctransformer.datasets.shapenet import shapenet_parts_hdf5, shapenet_parts_text
 from pctransformer.datasets.shapes import generated_shapes
 from pctransformer.datasets.source import open_dataset
 
@@ -26,5 +28,8 @@ __all__ = [
     "open_dataset",
     "read_mesh",
     "read_points",
+    "scanobjectnn",
+    "shapenet_parts_hdf5",
+    "shapenet_parts_text",
     "write_ply",
 ]

@@ -11,7 +11,7 @@ import numpy as np
 
 from pctransformer.atomic import replace_file
 from pctransformer.datasets.files import MESH_SUFFIXES, POINT_SUFFIXES, FileFormatError, read_points
-from pctransformer.datasets.modelnet import sample_from
+from pctransformer.datasets.layouts import sample_from
 from pctransformer.datasets.samples import (
     CloudDataset,
     LazySamples,

@@ -12,45 +12,15 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
-import torch
 
 from pctransformer.datasets.files import NORMALS, FileFormatError, read_points
 from pctransformer.datasets.formats.common import check_count
+from pctransformer.datasets.formats.hdf5 import read_hdf5_arrays
 from pctransformer.datasets.formats.tables import read_npz_arrays
+from pctransformer.datasets.layouts import check_labels, existing_folder, sample_from, words
 from pctransformer.datasets.samples import CloudDataset, LazySamples, Sample, Transform, generator_for
 
 Split = Literal["train", "test"]
-
-_LARGE_COORDINATE = 4096.0  # from here on float32 no longer resolves half a millimetre
-_LARGEST_NORMAL = 1.1  # room for the digits that text files leave out
-
-
-def sample_from(points: np.ndarray, *, label: int, name: str, path: str | Path) -> Sample:
-    """A sample from rows of 3 values, or 6 whose last three are normals.
-
-    A shape far from the origin, in float64, is moved there by whole metres before float32 could round its details away.
-
-    Raises:
-        FileFormatError: a value is not finite, there are no points, or the last three columns are no unit normals.
-    """
-    if points.ndim != 2 or points.shape[1] not in (3, 6) or not len(points):
-        raise FileFormatError(path, f"{name} should be points (n, 3) or (n, 6) with normals, it is {points.shape}")
-    if not np.isfinite(points).all():
-        row = int(np.flatnonzero(~np.isfinite(points).all(axis=1))[0])
-        raise FileFormatError(path, f"{name} has a value that is not finite in row {row}: {points[row].tolist()}")
-    normals = None
-    if points.shape[1] == 6:
-        largest = np.abs(points[:, 3:]).max(axis=1)
-        if largest.max() > _LARGEST_NORMAL or np.median(largest) < 0.5:  # of a unit vector it is 0.58 to 1
-            found = (
-                f"the largest of the three is {largest.max():.3g} at most and {np.median(largest):.3g} at the median"
-            )
-            raise FileFormatError(path, f"columns 4 to 6 of {name} are no unit normals: {found}")
-        normals = torch.from_numpy(points[:, 3:].astype(np.float32))
-    xyz = points[:, :3]
-    if xyz.dtype == np.float64 and np.abs(xyz).max() > _LARGE_COORDINATE:
-        xyz = xyz - np.round((xyz.min(axis=0) + xyz.max(axis=0)) / 2)
-    return Sample(torch.from_numpy(xyz.astype(np.float32)), normals=normals, label=label, name=name)
 
 
 def _check_split(split: str) -> None:
@@ -81,7 +51,7 @@ def modelnet_npz(
     for name, array in (("label", label), ("split", which), ("ids", ids)):
         if array.shape != (len(points),):
             raise FileFormatError(path, f"there are {len(points)} shapes, but {name} is {array.shape}")
-    _check_labels(label, names, path)
+    check_labels(label, names, path)
     rows = np.flatnonzero(which == split)
     samples = [sample_from(points[i], label=int(label[i]), name=str(ids[i]), path=path) for i in rows]
     return CloudDataset(samples, label[rows], names, transform=transform, seed=seed)
@@ -113,7 +83,7 @@ def modelnet_off(
         FileFormatError: there are no such folders; or, on fetching, a mesh is broken.
     """
     _check_split(split)
-    root = _existing(root)
+    root = existing_folder(root)
     classes = sorted(folder.name for folder in root.iterdir() if (folder / split).is_dir())
     if not classes:
         raise FileFormatError(root, f"there are no folders like chair/{split}; give the folder that holds the classes")
@@ -162,10 +132,10 @@ def modelnet_resampled(
         FileFormatError: a list or a file is missing or broken.
     """
     _check_split(split)
-    root = _existing(root)
-    names = _words(root / f"{variant}_shape_names.txt")
+    root = existing_folder(root)
+    names = words(root / f"{variant}_shape_names.txt")
     list_file = root / f"{variant}_{split}.txt"
-    listed = _words(list_file)
+    listed = words(list_file)
     files = [(root / shape.rsplit("_", 1)[0] / f"{shape}.txt", shape.rsplit("_", 1)[0]) for shape in listed]
     unknown = next((name for _, name in files if name not in names), None)
     if unknown is not None:
@@ -218,18 +188,18 @@ def modelnet_hdf5(
         FileFormatError: a file is missing or broken, or its arrays do not fit together.
     """
     _check_split(split)
-    root = _existing(root)
-    names = _words(root / "shape_names.txt")
+    root = existing_folder(root)
+    names = words(root / "shape_names.txt")
     paths = sorted(root.glob(f"ply_data_{split}*.h5"))
     if not paths:
         raise FileFormatError(root, f"there is no file ply_data_{split}*.h5")
     list_file = root / f"{split}_files.txt"
     if list_file.is_file():
-        check_count(len(paths), len(_words(list_file)), list_file, ".h5 files")
+        check_count(len(paths), len(words(list_file)), list_file, ".h5 files")
     samples: list[Sample] = []
     for path in paths:
         points, label = _hdf5_arrays(path, ("data", "normal") if normals else ("data",))
-        _check_labels(label, names, path)
+        check_labels(label, names, path)
         if num_points is not None and points.shape[1] < num_points:
             raise FileFormatError(path, f"{num_points} points were asked for, but shapes have {points.shape[1]}")
         for i in range(len(points)):
@@ -239,59 +209,15 @@ def modelnet_hdf5(
 
 
 def _hdf5_arrays(path: Path, names: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
-    import h5py  # here because few runs need it
-
-    if not path.stat().st_size:
-        raise FileFormatError(path, "the file is empty")
-    try:
-        with h5py.File(path, "r") as file:
-            absent = [name for name in (*names, "label") if not isinstance(file.get(name), h5py.Dataset)]
-            if absent:
-                raise FileFormatError(path, f"there is no array {absent[0]!r}, only {', '.join(map(str, file))[:200]}")
-            count = file[names[0]].shape[0] if file[names[0]].ndim == 3 else -1
-            for name in names:
-                array = file[name]
-                if (
-                    array.ndim != 3
-                    or array.shape != file[names[0]].shape
-                    or array.shape[2] != 3
-                    or array.dtype.kind != "f"
-                ):
-                    raise FileFormatError(path, f"{name} should be floats (N, n, 3), it is {array.shape} {array.dtype}")
-                if array.size * 4 > 64 * max(path.stat().st_size, 2**20):
-                    raise FileFormatError(path, f"{name} promises {array.shape}, far more than the file can hold")
-            if file["label"].size != count or file["label"].dtype.kind not in "iu":
-                raise FileFormatError(path, f"there are {count} shapes, but label is {file['label'].shape}")
-            points = np.concatenate([file[name][:].astype(np.float32) for name in names], axis=2)
-            return points, file["label"][:].reshape(-1).astype(np.int64)
-    except FileFormatError:
-        raise
-    except Exception as error:  # libhdf5 reports damage as OSError, RuntimeError, KeyError or ValueError, as it comes
-        raise FileFormatError(path, f"this is not a readable HDF5 file: {str(error)[:200]}") from None
-
-
-def _existing(root: str | Path) -> Path:
-    root = Path(root)
-    if not root.is_dir():
-        raise FileFormatError(root, "there is no such folder")
-    return root
-
-
-def _words(path: Path) -> list[str]:
-    """The rows of a small text file."""
-    if not path.is_file():
-        raise FileFormatError(path, "there is no such file")
-    words = [line.strip() for line in path.read_text("ascii", "replace").splitlines() if line.strip()]
-    if not words:
-        raise FileFormatError(path, "the file is empty")
-    if any("/" in word and ".h5" not in word for word in words) or ".." in " ".join(words):
-        raise FileFormatError(path, "its rows should be plain names")
-    return words
-
-
-def _check_labels(label: np.ndarray, names: Sequence[str], path: str | Path) -> None:
-    if label.dtype.kind not in "iu" or (len(label) and not (label.min() >= 0 and label.max() < len(names))):
-        raise FileFormatError(
-            path,
-            f"labels should be whole numbers from 0 to {len(names) - 1}, they are {label.dtype} up to {label.max()}",
-        )
+    """Points (N, n, 3 or 6) float32 and labels (N,) int64."""
+    arrays = read_hdf5_arrays(path, (*names, "label"))
+    count = len(arrays[names[0]]) if arrays[names[0]].ndim else 0
+    for name in names:
+        array = arrays[name]
+        if array.ndim != 3 or array.shape != arrays[names[0]].shape or array.shape[2] != 3 or array.dtype.kind != "f":
+            raise FileFormatError(path, f"{name} should be floats (N, n, 3), it is {array.shape} {array.dtype}")
+    label = arrays["label"]
+    if label.size != count or label.dtype.kind not in "iu":
+        raise FileFormatError(path, f"there are {count} shapes, but label is {label.shape}")
+    points = np.concatenate([arrays[name].astype(np.float32) for name in names], axis=2)
+    return points, label.reshape(-1).astype(np.int64)

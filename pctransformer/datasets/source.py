@@ -9,6 +9,8 @@ from pctransformer.datasets.files import FileFormatError
 from pctransformer.datasets.folder import folder_dataset
 from pctransformer.datasets.modelnet import modelnet_hdf5, modelnet_npz, modelnet_off, modelnet_resampled
 from pctransformer.datasets.samples import CloudDataset
+from pctransformer.datasets.scanobjectnn import scanobjectnn
+from pctransformer.datasets.shapenet import shapenet_parts_hdf5, shapenet_parts_text
 from pctransformer.datasets.shapes import generated_shapes
 
 GENERATED = "generated"
@@ -29,6 +31,9 @@ def open_dataset(
     - a folder with `modelnet40_shape_names.txt`: `modelnet_resampled`, its 40 classes;
     - a folder with `ply_data_train0.h5`: `modelnet_hdf5`;
     - a folder with `chair/train/*.off`: `modelnet_off`;
+    - a folder with `synsetoffset2category.txt`: `shapenet_parts_text`, "train" with its validation shapes;
+    - a folder with `train_hdf5_file_list.txt`: `shapenet_parts_hdf5`, likewise;
+    - a folder with `main_split`: `scanobjectnn`, its hardest variant;
     - any other folder: `folder_dataset`, one folder per class.
 
     Args:
@@ -55,6 +60,12 @@ def open_dataset(
         return modelnet_npz(path, split)
     if (path / "modelnet40_shape_names.txt").is_file():
         return modelnet_resampled(path, split, num_points=num_points)
+    if (path / "synsetoffset2category.txt").is_file():
+        return shapenet_parts_text(path, "trainval" if split == "train" else split)
+    if (path / "train_hdf5_file_list.txt").is_file():  # ModelNet's has the same .h5 files, and another list
+        return shapenet_parts_hdf5(path, "trainval" if split == "train" else split)
+    if (path / "main_split").is_dir():
+        return scanobjectnn(path, split)
     if any(path.glob("ply_data_*.h5")):
         return modelnet_hdf5(path, split, num_points=num_points, normals=normals)
     if any(path.glob("*/train/*.off")):

@@ -4,6 +4,8 @@ import pytest
 import torch
 
 from pctransformer.datasets import FileFormatError, open_dataset
+from tests.datasets.test_scanobjectnn import h5_files
+from tests.datasets.test_shapenet import hdf5_folder, text_folder
 from tests.real_data import real_data
 
 
@@ -29,6 +31,15 @@ def test_a_folder_of_ones_own_and_modelnets_meshes(tmp_path):
     assert not (tmp_path / "modelnet" / "split.json").exists()
     assert len(open_dataset(tmp_path / "own", "train", num_points=30)) == 4
     assert (tmp_path / "own" / "split.json").exists()
+
+
+def test_shapenet_and_scanobjectnn(tmp_path):
+    for name in ("text", "hdf5", "scans"):
+        (tmp_path / name).mkdir()
+    assert len(open_dataset(text_folder(tmp_path / "text"), "train")) == 3
+    assert len(open_dataset(tmp_path / "text", "test")) == 1
+    assert len(open_dataset(hdf5_folder(tmp_path / "hdf5"), "train")) == 4
+    assert len(open_dataset(h5_files(tmp_path / "scans"), "test")) == 6
 
 
 def test_real_layouts(tmp_path):
