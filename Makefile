@@ -32,7 +32,7 @@ types: ## mypy
 	@$(PREPARE) develop
 	@$(BIN)/mypy
 
-benchmark: ## time every operator against installed peers, one thread; ARGS="--threads 2" etc.
+benchmark: ## time every operator against installed peers, and whole classifiers, one thread; ARGS="--threads 2" etc.
 	@$(PREPARE) test
 	@mkdir -p runs && rm -f runs/benchmarks.jsonl
 	@for script in $$(grep -l 'harness import' tests/benchmarks/*.py); do \

@@ -148,13 +148,19 @@ def _once(function: Callable[[], Any]) -> tuple[float, float]:
     return time.perf_counter() - wall, time.process_time() - cpu
 
 
-def bench(case: str, candidates: dict[str, Callable[[], Any]], check: Callable[[str, Any], str] | None = None) -> None:
+def bench(
+    case: str,
+    candidates: dict[str, Callable[[], Any]],
+    check: Callable[[str, Any], str] | None = None,
+    items: int = 0,
+) -> None:
     """Time every candidate and print a table, fastest first.
 
     Args:
         case: what is timed, with its sizes.
         candidates: name to a function without arguments; ours have names that begin with "ours".
         check: given a name and that candidate's result, says in a few words whether it is right.
+        items: how many things one call handles, if the table should also say how many a second.
     """
     if not re.search(args.case, case):
         return
@@ -185,14 +191,16 @@ def bench(case: str, candidates: dict[str, Callable[[], Any]], check: Callable[[
     median = {name: statistics.median(values) for name, values in times.items()}
     peers = [value for name, value in median.items() if not name.startswith("ours")]
     print(f"\n### {case}  [{args.device}, threads {args.threads}, rounds {args.rounds}, malloc {args.malloc}]")
-    print(f"| {'':32s} | median ms |    min ms | cpu/wall | x ours | check |\n|---|---|---|---|---|---|")
+    head = f"| {'':32s} | median ms |    min ms | cpu/wall | x ours |{' per second |' if items else ''} check |"
+    print(head + "\n|" + "---|" * (head.count("|") - 1))
     ours = min((value for name, value in median.items() if name.startswith("ours")), default=float("nan"))
     for name in sorted(median, key=lambda name: median[name]):
         ratio = sum(busy[name]) / max(1e-9, sum(times[name]))
         low = min(times[name])
+        rate = f" {items / median[name]:10.4g} |" if items else ""
         print(
             f"| {name:32s} | {median[name] * 1e3:9.3f} | {low * 1e3:9.3f} | {ratio:8.2f} "
-            f"| {median[name] / ours:6.2f} | {notes[name]} |"
+            f"| {median[name] / ours:6.2f} |{rate} {notes[name]} |"
         )
         if args.json:
             row = {
@@ -206,6 +214,8 @@ def bench(case: str, candidates: dict[str, Callable[[], Any]], check: Callable[[
                 "malloc": args.malloc,
                 "check": notes[name],
             }
+            if items:
+                row["per_second"] = items / median[name]
             with open(args.json, "a") as file:
                 file.write(json.dumps(row) + "\n")
     if peers:
