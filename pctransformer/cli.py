@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import difflib
 import importlib
+import os
+import select
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -153,12 +155,11 @@ def _find(arguments: Sequence[str]) -> tuple[str, list[str]]:
 def _similar(first: str, rest: Sequence[str]) -> str:
     """What somebody may have meant whose first word begins no command: it is misspelt, or it is a second word."""
     firsts = dict.fromkeys(name.split()[0] for name in COMMANDS)
+    meant = [name for name in COMMANDS if difflib.get_close_matches(first, name.split()[1:])]
     for word in difflib.get_close_matches(first, firsts, n=1):
         seconds = _second_words(word)
         close = difflib.get_close_matches(rest[0], seconds, n=1) if rest else []
-        meant = [f"{word} {second}" for second in close or seconds] if word not in COMMANDS or close else [word]
-        return f"did you mean {' or '.join(f'`pctransformer {name}`' for name in meant)}?"
-    meant = [name for name in COMMANDS if name.split()[1:] == [first]]
+        meant = [f"{word} {second}" for second in close or seconds] if close or word not in COMMANDS else [word]
     if meant:
         return f"did you mean {' or '.join(f'`pctransformer {name}`' for name in meant)}?"
     return f"there are: {', '.join(COMMANDS)}"
@@ -173,15 +174,38 @@ def _run(name: str, arguments: Sequence[str]) -> int:
     import tyro
 
     command = COMMANDS[name]
+    lines = [f"{command.summary[0].upper()}{command.summary[1:]}.", "", "examples:"]
+    lines += [f"  {example}" for example in command.examples]
+    lines += [f"\nsee also: pctransformer {name} {second}" for second in _second_words(name)]
     config = tyro.cli(
         _load(command.config),
         prog=f"pctransformer {name}",
-        description=f"{command.summary[0].upper()}{command.summary[1:]}.\n\nexamples:\n  "
-        + "\n  ".join(command.examples),
+        description="\n".join(lines),
         args=arguments,
         config=(tyro.conf.OmitArgPrefixes,),  # settings may be nested; their flags are flat
     )
     return _load(command.run)(config)
+
+
+def _answer(arguments: list[str]) -> int:
+    """Help, the version, or a command."""
+    if not arguments or arguments[0] in _HELP:
+        print(_help())
+        return 0
+    if len(arguments) > 1 and arguments[1] in _HELP and arguments[0] not in COMMANDS and _second_words(arguments[0]):
+        print(_help(arguments[0]))
+        return 0
+    if arguments[0] == "--version":
+        print(f"pctransformer {pctransformer.__version__}")
+        return 0
+    return _run(*_find(arguments))
+
+
+def _reader_has_gone() -> bool:
+    """Whether nobody reads any more what is printed, as after `| head`."""
+    poll = select.poll()
+    poll.register(sys.stdout, 0)
+    return any(event & select.POLLERR for _, event in poll.poll(0))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -190,17 +214,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     debug = "--debug" in rest
     if debug:
         rest.remove("--debug")
-    if not rest or rest[0] in _HELP:
-        print(_help())
-        return 0
-    if len(rest) > 1 and rest[1] in _HELP and rest[0] not in COMMANDS and _second_words(rest[0]):
-        print(_help(rest[0]))
-        return 0
-    if rest[0] == "--version":
-        print(f"pctransformer {pctransformer.__version__}")
-        return 0
     try:
-        return _run(*_find(rest))
+        code = _answer(rest)
+        sys.stdout.flush()  # so that a reader who has gone is noticed here and not at the interpreter's end
+        return code
     except UserError as error:
         if debug:
             raise
@@ -214,3 +231,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("pctransformer: interrupted", file=sys.stderr)
         return 130
+    except BrokenPipeError:
+        if not _reader_has_gone():
+            raise
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # where the interpreter flushes what is left
+        return 141

@@ -1,4 +1,5 @@
 import importlib
+import os
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -130,6 +131,7 @@ def test_nested_settings_have_flat_flags(commands):
         (["pley"], "did you mean `pctransformer play`?"),
         (["pley", "ches"], "did you mean `pctransformer play chess`?"),
         (["chess"], "did you mean `pctransformer play chess`?"),
+        (["ches"], "did you mean `pctransformer play chess`?"),
     ],
 )
 def test_either_word_may_be_misspelt_or_left_out(commands, capsys, arguments, text):
@@ -145,6 +147,12 @@ def test_help_of_a_first_word_lists_its_commands(commands, capsys, help):
     assert "  train one  to train one\n" in text
     assert "pctransformer train two" in text
     assert "doctor" not in text
+
+
+def test_help_of_a_command_names_those_that_begin_alike(commands, capsys):
+    with pytest.raises(SystemExit):
+        cli.main(["play", "--help"])
+    assert "see also: pctransformer play chess" in capsys.readouterr().out
 
 
 def test_what_runs_is_imported_only_when_it_runs(monkeypatch, capsys):
@@ -172,6 +180,30 @@ def test_a_missing_dependency_is_named(capsys, monkeypatch):
     monkeypatch.setitem(sys.modules, "tyro", None)
     assert cli.main(["doctor"]) == 2
     assert "pip install tyro" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("argument", ["models", "--help"])
+@pytest.mark.parametrize("python", [[], ["-u"]])
+def test_a_reader_who_has_gone_is_no_error(argument, python):
+    """As in `pctransformer models | head -0`, where Python gathers what it prints and where it does not."""
+    command = [sys.executable, *python, "-m", "pctransformer", argument]
+    around = {**os.environ, "PYTHONUNBUFFERED": ""}
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=around) as process:
+        process.stdout.close()
+        assert process.stderr.read() == ""
+    assert process.returncode == 141
+
+
+def test_other_broken_pipes_are_errors(monkeypatch, capfd):
+    from pctransformer.commands import doctor
+
+    def fail(config):
+        raise BrokenPipeError
+
+    monkeypatch.setattr(doctor, "run", fail)
+    monkeypatch.setattr(sys, "stdout", sys.__stdout__)
+    with pytest.raises(BrokenPipeError):
+        cli.main(["doctor"])
 
 
 def test_our_own_errors_keep_their_traceback(monkeypatch):
