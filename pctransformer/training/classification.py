@@ -274,7 +274,9 @@ def _finish(
     samples = _read(settings, "test")
     tested = _evaluate(model, samples, settings.optimization, world.device)
     rows = folder.metrics()
-    folder.write_json(
+    draw_training(rows, best.about["epoch"], folder.path / "figures")
+    draw_evaluation(tested, samples, folder.path / "figures")
+    folder.write_json(  # last: it says that the run is done
         RESULTS,
         {
             "task": "classification",
@@ -285,8 +287,6 @@ def _finish(
             "environment": dict(around),
         },
     )
-    draw_training(rows, best.about["epoch"], folder.path / "figures")
-    draw_evaluation(tested, samples, folder.path / "figures")
     display.console.print(tested.score.table())
     display.say(
         f"test: OA {tested.score.overall_accuracy:.4f}  mAcc {tested.score.mean_class_accuracy:.4f}  of"
