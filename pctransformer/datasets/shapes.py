@@ -7,6 +7,7 @@ which a test holds. z is up and fronts look to -y, as in ModelNet's OFF files.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from typing import Literal
 
@@ -120,8 +121,8 @@ def generated_shapes(
     if split not in _SPLITS:
         raise ValueError(f"split must be one of {', '.join(map(repr, _SPLITS))}, got {split!r}")
     labels = np.arange(num_shapes) % len(CLASS_NAMES)
-    samples = [
-        make_sample(CLASS_NAMES[label], num_points, generator_for(seed, _SPLITS.index(split), i))
-        for i, label in enumerate(labels.tolist())
-    ]
+    samples = []
+    for i, label in enumerate(labels.tolist()):
+        sample = make_sample(CLASS_NAMES[label], num_points, generator_for(seed, _SPLITS.index(split), i))
+        samples.append(dataclasses.replace(sample, name=f"{split}_{i:04d}"))
     return CloudDataset(samples, labels, CLASS_NAMES, transform=transform, seed=seed, part_names=PART_NAMES)

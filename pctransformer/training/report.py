@@ -10,8 +10,6 @@ import torch
 from pctransformer.datasets import CloudDataset
 from pctransformer.evaluation.classification import Evaluation
 
-_SHOWN_ERRORS = 24
-
 
 def draw_evaluation(evaluation: Evaluation, samples: CloudDataset, figures: Path) -> None:
     """confusion.png, and errors.png with the most confident errors.
@@ -24,13 +22,8 @@ def draw_evaluation(evaluation: Evaluation, samples: CloudDataset, figures: Path
     from pctransformer.visualization.figures import confusion_figure, error_gallery
 
     confusion_figure(evaluation.score).savefig(figures / "confusion.png", dpi=150)
-    worst = evaluation.wrong[:_SHOWN_ERRORS]
     gallery = error_gallery(
-        samples.subset(worst),
-        evaluation.labels[worst],
-        evaluation.predicted[worst],
-        evaluation.confidence[worst],
-        evaluation.class_names,
+        samples, evaluation.labels, evaluation.predicted, evaluation.confidence, evaluation.class_names
     )
     gallery.savefig(figures / "errors.png", dpi=150)
 
