@@ -1,0 +1,54 @@
+"""Every script in examples/ runs, as a user calls it, on little data."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from pctransformer.datasets import write_ply
+from pctransformer.datasets.samples import generator_for
+from pctransformer.datasets.shapes import make_sample
+
+EXAMPLES = Path(__file__).parents[1] / "examples"
+
+
+@pytest.fixture(scope="module")
+def workplace(tmp_path_factory):
+    """A folder to work in, with a folder of somebody's data."""
+    root = tmp_path_factory.mktemp("examples")
+    for name in ("cup", "lamp"):
+        (root / "own" / name).mkdir(parents=True)
+        for i in range(15):
+            write_ply(root / "own" / name / f"{i}.ply", make_sample(name, 300, generator_for(7, i)).xyz.numpy())
+    return root
+
+
+def run(workplace: Path, name: str, *arguments: str) -> str:
+    environment = {**os.environ, "PYTHONPATH": str(EXAMPLES.parent)}
+    command = [sys.executable, str(EXAMPLES / name), *arguments]
+    result = subprocess.run(command, capture_output=True, text=True, cwd=workplace, env=environment, timeout=500)
+    assert result.returncode == 0, result.stderr
+    return result.stdout
+
+
+def test_modelnet_then_own_data(workplace):
+    output = run(workplace, "modelnet.py", "own", "--epochs", "1", "--points", "64")
+    assert "\nOA 0." in output or "\nOA 1." in output
+    output = run(workplace, "own_data.py", "runs/pct_small-own", "own", "own/cup/0.ply", "--epochs", "1")
+    answer = output.splitlines()[-2:]
+    assert {line.split()[0] for line in answer} == {"cup", "lamp"}
+    assert sum(float(line.split()[1].rstrip("%")) for line in answer) == pytest.approx(100, abs=0.2)
+    assert (workplace / "runs" / "pct_small-own-2" / "results.json").exists()
+
+
+def test_plain_pytorch(workplace):
+    output = run(workplace, "plain_pytorch.py", "--epochs", "2", "--shapes", "76")
+    assert output.count("OA ") == 2
+    assert output.startswith("epoch 1: OA 0.")
+
+
+def test_no_example_is_left_out():
+    tested = Path(__file__).read_text()
+    assert [path.name for path in EXAMPLES.glob("*.py") if f'"{path.name}"' not in tested] == []
