@@ -160,6 +160,15 @@ def test_a_cloud_far_away_keeps_its_details(predictor):
     torch.testing.assert_close(dict(far), dict(predictor.predict(near).classes), rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.cuda
+def test_cuda_is_cpu(run, predictor):
+    there = load(run, device="cuda")
+    assert there.device.type == "cuda"
+    for points in (cloud(), cloud(20)):
+        expected = probabilities(predictor.predict(points))
+        torch.testing.assert_close(probabilities(there.predict(points)), expected, rtol=1e-3, atol=1e-4)
+
+
 # ---- what comes out --------------------------------------------------------------------------------------------------
 def test_classes_are_sorted_and_add_up_to_one(predictor):
     points = cloud()
