@@ -40,6 +40,7 @@ class ModelInfo:
 
 _PCT = "Guo et al., PCT: Point Cloud Transformer, 2021, arXiv:2012.09688"
 _POINT_TRANSFORMER = "Zhao et al., Point Transformer, 2021, arXiv:2012.09164"
+_POINT_TRANSFORMER_V3 = "Wu et al., Point Transformer V3, 2024, arXiv:2312.10035"
 _POINTNET2 = "Qi et al., PointNet++, 2017, arXiv:1706.02413"
 _POINT_BERT = "after Yu et al., Point-BERT, 2022, arXiv:2111.14819; mixers: pctransformer.layers.mixers"
 _POSTECH = "github.com/POSTECH-CVLab/point-transformer and Pointcept"
@@ -109,6 +110,19 @@ _MODELS = {
         ModelInfo("point_mae_small", "point_mae", "Point-MAE of a third the width for training on a CPU", _POINT_MAE),
         ModelInfo("point_gpt", "point_gpt", "causal transformer on ordered patches, pretrained to go on", _POINT_GPT),
         ModelInfo("point_gpt_small", "point_gpt", "PointGPT of a third the width for training on a CPU", _POINT_GPT),
+        ModelInfo(
+            "point_transformer_v3",
+            "point_transformer_v3",
+            "attention in patches of space-filling curves",
+            _POINT_TRANSFORMER_V3,
+        ),
+        ModelInfo(
+            "point_transformer_v3_seg",
+            "point_transformer_v3",
+            "attention in patches of space-filling curves, for points",
+            _POINT_TRANSFORMER_V3,
+            task="segmentation",
+        ),
         ModelInfo("pointnet2_ssg", "pointnet2", "PointNet++, single-scale grouping", _POINTNET2, _YANX27),
         ModelInfo("pointnet2_msg", "pointnet2", "PointNet++, multi-scale grouping", _POINTNET2, _YANX27),
         ModelInfo(

@@ -9,7 +9,29 @@ from torch import Tensor
 from pctransformer.ops import hilbert_code, morton_code, segment
 from pctransformer.points import PointBatch
 
-Curve = Literal["morton", "hilbert"]
+Curve = Literal["morton", "morton_transposed", "hilbert", "hilbert_transposed"]
+
+
+def curve_code(cells: Tensor, curve: Curve, bits: int) -> Tensor:
+    """Number cells along a curve: see `pctransformer.ops.morton_code` and `hilbert_code`.
+
+    Args:
+        cells: (N, 3) int64, 0 <= c < 2^bits.
+        curve: "..._transposed" is the curve with x and y exchanged, which cuts space into patches otherwise.
+        bits: bits per axis.
+
+    Returns:
+        code (N,) int64. Of two levels of a grid, the code of the coarser cell is `code >> 3` of the finer one.
+
+    Raises:
+        ValueError: there is no such curve, or as the operators.
+    """
+    name, _, transposed = curve.partition("_")
+    if name not in ("morton", "hilbert") or transposed not in ("", "transposed"):
+        raise ValueError(f'curve must be "morton" or "hilbert", with "_transposed" behind it or not, got {curve!r}')
+    if transposed:
+        cells = cells[:, [1, 0, 2]]
+    return hilbert_code(cells, bits) if name == "hilbert" else morton_code(cells, bits)
 
 
 def curve_order(batch: PointBatch, curve: Curve, *, bits: int = 10) -> Tensor:
@@ -20,7 +42,7 @@ def curve_order(batch: PointBatch, curve: Curve, *, bits: int = 10) -> Tensor:
 
     Args:
         batch: clouds.
-        curve: "morton" or "hilbert", see `pctransformer.ops`.
+        curve: see `curve_code`.
         bits: cells per axis, as a power of two; 3 * bits and the bits of the number of clouds fit into 63.
 
     Returns:
@@ -38,5 +60,4 @@ def curve_order(batch: PointBatch, curve: Curve, *, bits: int = 10) -> Tensor:
     extent = (high - low).amax(1, keepdim=True).clamp(min=1e-30)  # (B, 1)
     place = (xyz - low.index_select(0, cloud)) / extent.index_select(0, cloud)  # in [0, 1]
     cells = (place * 2**bits).long().clamp(0, 2**bits - 1)
-    code = hilbert_code(cells, bits) if curve == "hilbert" else morton_code(cells, bits)
-    return (cloud << 3 * bits | code).argsort(stable=True)
+    return (cloud << 3 * bits | curve_code(cells, curve, bits)).argsort(stable=True)

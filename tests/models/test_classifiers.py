@@ -13,6 +13,7 @@ SMALL["point_mae"] = {
     "dim": 24, "depth": 2, "num_heads": 3, "num_patches": 10, "patch_size": 6, "widths": (8, 16),
 }  # fmt: skip
 SMALL["point_gpt"] = SMALL["point_mae"]
+SMALL["point_transformer_v3"] = {"dims": (16, 32, 48), "depths": (1, 2, 1), "patch_size": 16, "cell_size": 0.1}
 
 
 def small(name: str, num_classes: int = 5) -> torch.nn.Module:

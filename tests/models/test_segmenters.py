@@ -7,7 +7,12 @@ from pctransformer.models import create_model, list_models
 from pctransformer.models.segmenter import Segmenter
 from pctransformer.points import PointBatch
 
-SMALL: dict[str, dict] = {}
+SMALL = {
+    "point_transformer_v3_seg": {
+        "dims": (16, 32, 48), "depths": (1, 2, 1), "up_dims": (16, 32), "up_depths": (1, 2), "patch_size": 16,
+        "cell_size": 0.1,
+    },
+}  # fmt: skip
 
 
 def small(name: str, num_classes: int = 5, **options) -> Segmenter:
