@@ -58,6 +58,7 @@ COMMANDS = {
         (
             "pctransformer train classification",
             "pctransformer train classification --data FOLDER --epochs 60 --out runs/first",
+            "pctransformer train classification --model patch_mixer_small --model-options mixer=lstm",
             "pctransformer train classification --resume runs/first",
         ),
     ),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import inspect
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -71,17 +70,13 @@ def describe(what: str, num_points: int = 1024) -> dict[str, Any]:
 
 
 def _describe_model(name: str, model: Any, options: Mapping[str, Any], num_points: int) -> dict[str, Any]:
-    import importlib
-
     import torch
 
-    from pctransformer.models import model_info
+    from pctransformer.models import model_info, model_options
     from pctransformer.models.cost import cost
 
     info = model_info(name)
-    module = importlib.import_module(f"pctransformer.models.{info.module}")
-    signature = inspect.signature(getattr(module, name)).parameters.values()
-    defaults = {parameter.name: parameter.default for parameter in signature if parameter.name != "num_classes"}
+    defaults = {option: parameter.default for option, parameter in model_options(name).items()}
     cloud = torch.rand(1, num_points, model.in_channels, generator=torch.Generator().manual_seed(0))
     whole, parts = cost(model, cloud)
     return {

@@ -5,7 +5,10 @@ from __future__ import annotations
 import dataclasses
 import fnmatch
 import importlib
+import inspect
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING, Any, Literal
 
 from pctransformer.errors import did_you_mean
@@ -161,6 +164,16 @@ def model_info(name: str) -> ModelInfo:
     return _MODELS[name]
 
 
+def model_options(name: str) -> Mapping[str, inspect.Parameter]:
+    """The options of a model, which are the arguments of its function: names, types and defaults. Imports the model.
+
+    Raises:
+        ValueError: no such model.
+    """
+    parameters = inspect.signature(_function(name), eval_str=True).parameters
+    return {option: parameter for option, parameter in parameters.items() if option != "num_classes"}
+
+
 def create_model(
     name: str, *, num_classes: int | None = None, pretrained: str | Path | None = None, **options: Any
 ) -> Classifier | Segmenter:
@@ -173,25 +186,36 @@ def create_model(
         pretrained: a file of weights (`.safetensors`, `.pt`, `.pth`): of this package, or public ones that the model's
             file knows how to rename. The last layer stays new where the file has another number of classes, and what
             the model is pretrained without where the file is of its pretraining.
-        options: keyword arguments of the model's function, for example `in_channels=6`.
+        options: of `model_options(name)`, for example `in_channels=6`.
 
     Raises:
         ValueError: no such model, or weights that do not fit.
-        TypeError: the model has no such option.
+        TypeError: the model has no such option; the message names those it has.
     """
-    module = importlib.import_module(f"pctransformer.models.{model_info(name).module}")
+    known = model_options(name)
+    if unknown := [option for option in options if option not in known]:
+        raise TypeError(f"{name} has no option {unknown[0]!r}; its options are {', '.join(known)}")
     if num_classes is not None:
         options["num_classes"] = num_classes
-    model = getattr(module, name)(**options)
+    model = _function(name)(**options)
     if pretrained is not None:
         from pctransformer.models.weights import load_weights
 
         load_weights(
             model,
             pretrained,
-            public=getattr(module, "PUBLIC_WEIGHTS", {}),
+            public=getattr(_module(name), "PUBLIC_WEIGHTS", {}),
             new_classifier=True,
             lacking=getattr(model, "lacking_in_pretraining", ()),
             surplus=getattr(model, "only_in_pretraining", ()),
         )
     return model
+
+
+def _module(name: str) -> ModuleType:
+    return importlib.import_module(f"pctransformer.models.{model_info(name).module}")
+
+
+def _function(name: str) -> Callable[..., Any]:
+    """The function that makes a model."""
+    return getattr(_module(name), name)

@@ -20,11 +20,11 @@ import pctransformer
 from pctransformer.datasets import CloudDataset, collate
 from pctransformer.errors import UserError
 from pctransformer.evaluation.classification import Evaluation, evaluate_classifier
-from pctransformer.models import create_model
 from pctransformer.training import checkpoint, data
 from pctransformer.training.checkpoint import BEST, LAST, Checkpoint
 from pctransformer.training.distributed import World, join_world
 from pctransformer.training.engine import Batch, Task, Trainer
+from pctransformer.training.model import make_model
 from pctransformer.training.optimizers import computes_in_bf16
 from pctransformer.training.progress import Display, duration
 from pctransformer.training.repeatability import keep_freed_memory, repeatable_kernels
@@ -132,12 +132,15 @@ def _train(settings: ClassificationTraining, folder: RunFolder, world: World, di
     sets = _read(settings, "train")
     torch.manual_seed(settings.seed)
     class_names = sets.train.class_names
-    model = _model(settings, class_names)
+    model = make_model(
+        settings.model, settings.model_options,
+        in_channels=6 if settings.data.normals else 3, num_classes=len(class_names), pretrained=settings.pretrained,
+    )  # fmt: skip
     about = {
         "task": "classification",
         "model": {
             "name": settings.model,
-            "options": {"in_channels": model.in_channels},
+            "options": {"in_channels": model.in_channels, **settings.model_options},
             "num_classes": len(class_names),
         },
         "class_names": list(class_names),
@@ -185,18 +188,6 @@ def _read(settings: ClassificationTraining, split: str) -> Any:
             return data.training_data(settings.data, settings.seed)
         return data.testing_data(settings.data)
     except FileNotFoundError as error:
-        raise UserError(str(error)) from None
-
-
-def _model(settings: ClassificationTraining, class_names: tuple[str, ...]) -> nn.Module:
-    try:
-        return create_model(
-            settings.model,
-            num_classes=len(class_names),
-            pretrained=settings.pretrained,
-            in_channels=6 if settings.data.normals else 3,
-        )
-    except (ValueError, FileNotFoundError) as error:
         raise UserError(str(error)) from None
 
 
@@ -309,12 +300,13 @@ def _say_what_is_trained(
     where = around["gpu"] or f"{around['processor']}, {around['threads']} threads"
     processes = f", {world.size} processes" if world.size > 1 else ""
     parameters = sum(parameter.numel() for parameter in model.parameters())
+    options = "".join(f" {name}={value}" for name, value in settings.model_options.items())
     train = sets.train
     display.say(
         f"pctransformer {pctransformer.__version__}, torch {around['torch']}, {where}{processes},"
         f" {settings.optimization.precision}\n"
-        f"model:  {settings.model}, {parameters:,} parameters"
-        + f"\ndata:   {settings.data.data}: {len(train)} shapes of {len(train.class_names)} classes,"
+        f"model:  {settings.model}{options}, {parameters:,} parameters\n"
+        f"data:   {settings.data.data}: {len(train)} shapes of {len(train.class_names)} classes,"
         f" {len(sets.held_out)} more held out\n"
         f"folder: {display.folder.path}"
     )

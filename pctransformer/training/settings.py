@@ -6,13 +6,50 @@ This file imports no torch, so that `--help` is there at once.
 from __future__ import annotations
 
 import dataclasses
+import json
 import typing
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
+
+from tyro.constructors import PrimitiveConstructorSpec
 
 Augmentation = Literal["none", "pct", "pointnet2", "point_mae", "point_transformer_v3"]
 Precision = Literal["auto", "float32", "bf16"]
+
+
+def parse_options(words: Sequence[str]) -> dict[str, Any]:
+    """{"mixer": "lstm", "depth": 4} from "mixer=lstm" and "depth=4": values are JSON, and text if they are not.
+
+    Raises:
+        ValueError: a word has no "=", or a name is there twice.
+    """
+    options: dict[str, Any] = {}
+    for word in words:
+        name, separator, value = word.partition("=")
+        if not name or not separator:
+            raise ValueError(f"{word!r} is not of the form name=value")
+        if name in options:
+            raise ValueError(f"{name} is given twice")
+        try:
+            options[name] = json.loads(value)
+        except ValueError:
+            options[name] = value
+    return options
+
+
+ModelOptions = Annotated[
+    Mapping[str, Any],
+    PrimitiveConstructorSpec(
+        nargs="*",
+        metavar="NAME=VALUE",
+        instance_from_str=parse_options,
+        is_instance=lambda options: isinstance(options, Mapping),
+        str_from_instance=lambda options: [f"{name}={json.dumps(value)}" for name, value in options.items()],
+    ),
+]
+"""Options of a model by name; on the command line `mixer=lstm depth=4`."""
 
 
 @dataclass(frozen=True)
@@ -74,6 +111,8 @@ class ClassificationTraining:
     """Go on with the training in this run folder, with its settings."""
     model: str = "pct_small"
     """One of `pctransformer models`."""
+    model_options: ModelOptions = field(default_factory=dict)
+    """Options of the model, see `pctransformer info MODEL`: depth=4 mixer=lstm "widths=[32, 64]"."""
     pretrained: Path | None = None
     """Weights to start from; the last layer starts anew where the classes are others."""
     seed: int = 0

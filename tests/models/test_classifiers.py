@@ -102,3 +102,5 @@ def test_names():
     assert list_models("pointnet2_ssg*", task="classification") == ["pointnet2_ssg"]
     with pytest.raises(ValueError, match="did you mean 'point_transformer'"):
         create_model("point_transfomer")
+    with pytest.raises(TypeError, match=r"npct has no option 'widht'; its options are in_channels, dim, width$"):
+        create_model("npct", widht=64)

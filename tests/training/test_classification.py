@@ -89,6 +89,21 @@ def test_a_run_keeps_its_settings(finished, capsys):
     [
         (["--data", "nowhere"], "there is no such file or folder"),
         (["--model", "ptc"], "did you mean 'pct'"),
+        (["--model", "npct", "--model-options", "dims=8"], "npct has no option 'dims'; its options are dim, width\n"),
+        (["--model-options", "dim=8"], "pct_small has no option 'dim'; it has none"),
+        (["--model", "npct", "--model-options", "in_channels=6"], "has no option 'in_channels'"),  # --normals
+        (["--model", "npct", "--model-options", "dim=8.5"], "dim of npct must be int, got 8.5"),
+        (["--model", "patch_mixer_small", "--model-options", "mixer=lstn"], "did you mean 'lstm'"),
+        (
+            [
+                "--model",
+                "patch_mixer_small",
+                "--model-options",
+                'mixer_options={"slot": 8}',
+                "mixer=external_attention",
+            ],
+            "unexpected keyword argument 'slot'",
+        ),
         (["--pretrained", "nowhere.pt"], r"nowhere.pt does not exist"),
         (["--validation", "0"], "--validation must lie between 0 and 1"),
         (["--num-points", "0"], "must be at least 1"),
@@ -184,6 +199,24 @@ def test_fine_tuning_on_other_classes(finished, own_data, tmp_path, capsys):
     capsys.readouterr()
     assert run("--resume", tmp_path / "tuned") == 2
     assert "the data has changed since the run began" in capsys.readouterr().err
+
+
+def test_options_of_the_model_are_kept(tmp_path, capsys):
+    """From the command line to the checkpoint, from which the model is made again; a run keeps them."""
+    model = ["--model", "patch_mixer", "--model-options"]
+    options = ["mixer=lstm", "depth=1", "dim=16", "widths=[8, 8]", "num_patches=8", "patch_size=4"]
+    assert run("--out", tmp_path / "run", *SMALL, "--epochs", 1, *model, *options) == 0
+    kept = checkpoint.read(tmp_path / "run")
+    given = {"mixer": "lstm", "depth": 1, "dim": 16, "widths": [8, 8], "num_patches": 8, "patch_size": 4}
+    assert kept.about["model"]["options"] == {"in_channels": 3, **given}
+    assert json.loads((tmp_path / "run" / "settings.json").read_text())["model_options"] == given
+    assert type(kept.build_model().blocks[0].halves[0].mixer).__name__ == "LSTM"
+    assert "patch_mixer mixer=lstm depth=1" in (tmp_path / "run" / "log.txt").read_text()
+    (tmp_path / "run" / "results.json").unlink()
+    capsys.readouterr()
+    assert run("--resume", tmp_path / "run", "--model-options", "mixer=rnn") == 2
+    assert "--model-options {'mixer': 'rnn'} was given" in capsys.readouterr().err
+    assert run("--resume", tmp_path / "run") == 0
 
 
 def test_weights_of_a_run_are_weights_of_a_model(finished):

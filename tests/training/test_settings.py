@@ -15,11 +15,16 @@ from pctransformer.training.settings import (
     OptimizationSettings,
     differences,
     from_json,
+    parse_options,
     to_json,
 )
 
 CHANGED = ClassificationTraining(
-    out=Path("runs/a"), seed=3, data=DataSettings(data="x.npz"), optimization=OptimizationSettings(lr=0.5)
+    out=Path("runs/a"),
+    model_options={"mixer": "lstm", "widths": [8, 8], "mixer_options": {"num_heads": 2}},
+    seed=3,
+    data=DataSettings(data="x.npz"),
+    optimization=OptimizationSettings(lr=0.5),
 )
 
 
@@ -39,6 +44,19 @@ def test_differences_are_what_was_given_and_is_not_kept():
     assert differences(ClassificationTraining(), CHANGED) == {}
     given = dataclasses.replace(CHANGED, seed=4, optimization=OptimizationSettings(epochs=7))
     assert differences(given, CHANGED) == {"seed": (4, 3), "epochs": (7, 60)}
+
+
+def test_options_are_json_or_text():
+    words = ["mixer=lstm", "depth=4", "skip=false", "widths=[8, 8]", "drop=1e-1", "given=a=b", "empty="]
+    expected = {"mixer": "lstm", "depth": 4, "skip": False, "widths": [8, 8], "drop": 0.1, "given": "a=b", "empty": ""}
+    assert parse_options(words) == expected
+    for wrong, text in (
+        (["depth"], "not of the form"),
+        (["=4"], "not of the form"),
+        (["a=1", "a=2"], "a is given twice"),
+    ):
+        with pytest.raises(ValueError, match=text):
+            parse_options(wrong)
 
 
 def test_every_recipe_can_be_chosen():

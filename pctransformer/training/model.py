@@ -1,0 +1,64 @@
+"""From settings to a model."""
+
+from __future__ import annotations
+
+import inspect
+import types
+import typing
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from torch import nn
+
+from pctransformer.errors import UserError
+from pctransformer.models import create_model, model_options
+
+
+def make_model(
+    name: str, options: Mapping[str, Any], *, in_channels: int, num_classes: int, pretrained: Path | None = None
+) -> nn.Module:
+    """A model to train.
+
+    Args:
+        name: one of `list_models()`.
+        options: of the model, as a user has given them: names and types are checked.
+        in_channels: 3 + C, as the data has it.
+        num_classes: likewise.
+        pretrained: weights to start from.
+
+    Raises:
+        UserError: there is no such model or option, an option's value does not fit, or the weights do not.
+    """
+    try:
+        _check(name, options)
+        return create_model(name, num_classes=num_classes, pretrained=pretrained, in_channels=in_channels, **options)
+    except (ValueError, TypeError, FileNotFoundError) as error:
+        raise UserError(str(error)) from error
+
+
+def _check(model: str, options: Mapping[str, Any]) -> None:
+    known = {name: option.annotation for name, option in model_options(model).items() if name != "in_channels"}
+    for name, value in options.items():
+        if name not in known:
+            has = f"its options are {', '.join(known)}" if known else "it has none"
+            raise UserError(f"--model-options: {model} has no option {name!r}; {has}")
+        if not _fits(value, known[name]):
+            wanted = inspect.formatannotation(known[name])
+            raise UserError(f"--model-options: {name} of {model} must be {wanted}, got {value!r}")
+
+
+def _fits(value: Any, kind: Any) -> bool:
+    """Whether a value, as JSON knows them, is of the type that a model's function says."""
+    origin, inner = typing.get_origin(kind) or kind, typing.get_args(kind)
+    if origin is Literal:
+        return value in inner
+    if origin in (typing.Union, types.UnionType):
+        return any(_fits(value, one) for one in inner)
+    if origin is tuple:
+        return isinstance(value, (list, tuple)) and len(value) == len(inner) and all(map(_fits, value, inner))
+    if origin is float:
+        return type(value) in (int, float)
+    if origin in (int, bool):
+        return type(value) is origin  # True is an int to Python
+    return isinstance(value, origin)
