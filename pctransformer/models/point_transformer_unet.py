@@ -28,7 +28,7 @@ from pctransformer.models.classifier import Classifier
 from pctransformer.models.segmenter import Segmenter, of_each_point
 from pctransformer.ops import group, interpolate
 from pctransformer.point_view.local_attention import GroupedVectorAttention
-from pctransformer.point_view.sampling import neighbors, sample_fraction
+from pctransformer.point_view.sampling import max_over_neighbors, neighbors, sample_fraction
 from pctransformer.points import PointBatch
 
 
@@ -85,7 +85,7 @@ class TransitionDown(RecordedLayer):
         values = self.layer(grouped.flatten(0, 1)).view(*index.shape, -1)
         if self.is_recorded:
             self.record_maximum(values, index)
-        return centers.replace(features=values.amax(1))
+        return centers.replace(features=max_over_neighbors(values))
 
 
 class WholeCloud(nn.Module):
