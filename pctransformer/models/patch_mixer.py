@@ -7,10 +7,10 @@ position code, whatever the mixer: unlike an image's, they cannot be told from t
 
 With self-attention this is the plain transformer of Point-BERT (Yu et al., 2022, arXiv:2111.14819) and Point-MAE (Pang
 et al., 2022, arXiv:2203.06604): the same tokens, position code and blocks. What differs here: the order of patches,
-positions are added once and not in front of every block, and the mean over tokens takes the place of a class token. For
-the mixers see `pctransformer.layers.mixers`.
+positions are added once and not in front of every block, and the mean or maximum over tokens takes the place of a class
+token. For the mixers see `pctransformer.layers.mixers`.
 
-(B, N, 3 + C) -> patches in Hilbert order -> tokens + position code -> blocks -> LayerNorm -> mean over tokens -> logits
+(B, N, 3 + C) -> patches in Hilbert order -> tokens + position code -> blocks -> norm -> pool -> perceptron -> logits
 """
 
 from __future__ import annotations
@@ -40,6 +40,7 @@ class PatchMixer(Classifier):
         dim: channels of tokens.
         in_channels: channels of the input, 3 + C.
         num_classes: logits.
+        pool: how tokens become one vector.
         dropout: in the head.
     """
 
@@ -53,6 +54,7 @@ class PatchMixer(Classifier):
         dim: int,
         in_channels: int,
         num_classes: int,
+        pool: Literal["mean", "max"],
         dropout: float = 0.5,
     ) -> None:
         super().__init__()
@@ -63,7 +65,7 @@ class PatchMixer(Classifier):
         self.blocks = nn.ModuleList(blocks)
         self.norm = nn.LayerNorm(dim)
         hidden = nn.Sequential(nn.Linear(dim, dim), nn.GELU(), nn.Dropout(dropout))
-        self.head = ClassificationHead(hidden, dim, num_classes, reduce="mean")
+        self.head = ClassificationHead(hidden, dim, num_classes, reduce=pool)
 
     def forward_features(self, points: PointBatch | Tensor | Sequence[Tensor]) -> PointBatch:
         batch = PointBatch.of(points, self.in_channels)
@@ -84,6 +86,7 @@ def patch_mixer(
     mixer: str = "self_attention",
     block: Literal["transformer", "published"] = "transformer",
     mixer_options: Mapping[str, Any] | None = None,
+    pool: Literal["mean", "max"] = "mean",
     dim: int = 384,
     depth: int = 12,
     num_patches: int = 64,
@@ -99,6 +102,7 @@ def patch_mixer(
         block: "transformer" puts the mixer in place of attention and leaves everything else alone, for comparisons;
             "published" takes the whole block that the mixer was published in.
         mixer_options: further arguments of `create_mixer` or `create_block`.
+        pool: how tokens become one vector; what serves attention best need not serve others.
         dim: channels of tokens.
         depth: blocks.
         num_patches: tokens of a cloud.
@@ -113,7 +117,7 @@ def patch_mixer(
     return PatchMixer(
         num_patches=num_patches, patch_size=patch_size, blocks=blocks, dim=dim,
         embedding=PatchEmbedding(dim, in_channels=in_channels, widths=widths),
-        in_channels=in_channels, num_classes=num_classes,
+        in_channels=in_channels, num_classes=num_classes, pool=pool,
     )  # fmt: skip
 
 
@@ -124,9 +128,10 @@ def patch_mixer_small(
     mixer: str = "self_attention",
     block: Literal["transformer", "published"] = "transformer",
     mixer_options: Mapping[str, Any] | None = None,
+    pool: Literal["mean", "max"] = "mean",
 ) -> PatchMixer:
     """4 blocks of 128 channels, 64 patches of 16 points, for training on a CPU."""
     return patch_mixer(
-        num_classes, in_channels, mixer=mixer, block=block, mixer_options=mixer_options,
+        num_classes, in_channels, mixer=mixer, block=block, mixer_options=mixer_options, pool=pool,
         dim=128, depth=4, patch_size=16, widths=(32, 64),
     )  # fmt: skip

@@ -67,6 +67,13 @@ def test_tokens_follow_the_curve():
     assert torch.equal(curve_order(tokens, "hilbert"), torch.arange(4 * 8))
 
 
+def test_pooling():
+    for pool, vector in (("mean", lambda t: t.mean(1)), ("max", lambda t: t.amax(1))):
+        model = small(pool=pool).eval()
+        tokens = model.forward_features(clouds()).features.view(4, 8, -1)
+        torch.testing.assert_close(model(clouds()), model.head.classifier(model.head.hidden(vector(tokens))))
+
+
 def test_blocks_and_options():
     published = small(mixer="gmlp", block="published")
     assert len(published.blocks[0].halves) == 1
