@@ -121,7 +121,13 @@ def test_faults_of_the_user_leave_no_folder_behind(tmp_path, capsys, arguments, 
 
 def start(folder: Path, *arguments: str) -> subprocess.Popen[str]:
     command = [sys.executable, "-m", "pctransformer", "train", "classification", *arguments, "--out", str(folder)]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+    def listen() -> None:  # a shell's background jobs, of which the tests may be one, are made deaf to Ctrl-C
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+    return subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, preexec_fn=listen
+    )  # fmt: skip
 
 
 def wait_for_first_epoch(folder: Path, process: subprocess.Popen[str]) -> None:
