@@ -134,7 +134,8 @@ def _train(settings: ClassificationTraining, folder: RunFolder, world: World, di
     class_names = sets.train.class_names
     model = make_model(
         settings.model, settings.model_options,
-        in_channels=6 if settings.data.normals else 3, num_classes=len(class_names), pretrained=settings.pretrained,
+        in_channels=6 if settings.data.normals else 3, num_classes=len(class_names),
+        pretrained=settings.pretrained if resumed is None else None,  # it may be gone; the checkpoint has all
     )  # fmt: skip
     about = {
         "task": "classification",
