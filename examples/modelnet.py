@@ -10,7 +10,7 @@ import argparse
 
 from pctransformer.training.classification import train
 from pctransformer.training.run_folder import RESULTS
-from pctransformer.training.settings import ClassificationTraining, DataSettings, OptimizationSettings
+from pctransformer.training.settings import ClassificationTraining, DataSettings, SupervisedOptimization
 
 parser = argparse.ArgumentParser()
 parser.add_argument("data")
@@ -23,7 +23,7 @@ folder = train(
     ClassificationTraining(
         model=arguments.model,
         data=DataSettings(data=arguments.data, num_points=arguments.points, eval_points=arguments.points),
-        optimization=OptimizationSettings(epochs=arguments.epochs, lr=1e-3, weight_decay=0.05),
+        optimization=SupervisedOptimization(epochs=arguments.epochs, lr=1e-3, weight_decay=0.05),
     )
 )
 

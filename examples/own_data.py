@@ -12,7 +12,7 @@ from pathlib import Path
 from pctransformer import load
 from pctransformer.training.checkpoint import find_checkpoint, read
 from pctransformer.training.classification import train
-from pctransformer.training.settings import ClassificationTraining, DataSettings, OptimizationSettings
+from pctransformer.training.settings import ClassificationTraining, DataSettings, SupervisedOptimization
 
 parser = argparse.ArgumentParser()
 parser.add_argument("run", type=Path)
@@ -27,7 +27,7 @@ folder = train(
         model=pretrained.about["model"]["name"],
         pretrained=find_checkpoint(arguments.run),  # the last layer starts anew, as the classes are others
         data=DataSettings(data=str(arguments.folder), validation=0.2),
-        optimization=OptimizationSettings(epochs=arguments.epochs, batch_size=16, lr=2e-4),
+        optimization=SupervisedOptimization(epochs=arguments.epochs, batch_size=16, lr=2e-4),
     )
 )
 

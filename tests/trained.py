@@ -9,7 +9,7 @@ import torch
 
 from pctransformer.models import create_model
 from pctransformer.models.tensor_file import write_tensors
-from pctransformer.training.settings import ClassificationTraining, DataSettings, OptimizationSettings, to_json
+from pctransformer.training.settings import ClassificationTraining, DataSettings, SupervisedOptimization, to_json
 
 CLASSES = ("bowl", "cup", "vase")
 
@@ -21,7 +21,7 @@ def write_checkpoint(
     settings = ClassificationTraining(
         model="pct",
         data=DataSettings(num_points=64, eval_points=48, normals=normals),
-        optimization=OptimizationSettings(precision=precision),  # type: ignore[arg-type]
+        optimization=SupervisedOptimization(precision=precision),  # type: ignore[arg-type]
     )
     options = {"in_channels": 6 if normals else 3, "dim": 16, "width": 32, "tokens": [32, 16], "k": 8}
     torch.manual_seed(seed)

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from pctransformer.training.settings import ClassificationTraining, DataSettings, OptimizationSettings
+from pctransformer.training.settings import ClassificationTraining, DataSettings, SupervisedOptimization
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ def settings(config: Config) -> ClassificationTraining:
         seed=config.seed,
         device=config.device,
         data=DataSettings(data="generated", num_shapes=2000, num_points=512, eval_points=512),
-        optimization=OptimizationSettings(epochs=10, warmup_epochs=1),
+        optimization=SupervisedOptimization(epochs=10, warmup_epochs=1),
     )
 
 

@@ -11,7 +11,7 @@ import typing
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
 from tyro.constructors import PrimitiveConstructorSpec
 
@@ -94,7 +94,6 @@ class OptimizationSettings:
     """Of matrices; biases and norms have none."""
     clip: float = 10.0
     """Gradients are scaled down to this norm; 0: never."""
-    label_smoothing: float = 0.1
     ema: float = 0.0
     """Decay per step of an average of the weights, which is then what is evaluated and saved; 0: none."""
     precision: Precision = "auto"
@@ -102,19 +101,29 @@ class OptimizationSettings:
 
 
 @dataclass(frozen=True)
-class ClassificationTraining:
-    """Options of `pctransformer train classification`."""
+class SupervisedOptimization(OptimizationSettings):
+    """How weights are changed to tell classes apart."""
+
+    label_smoothing: float = 0.1
+
+
+@dataclass(frozen=True)
+class Training:
+    """Options that every training has."""
+
+    task: ClassVar[str]
+    """The second word of the command."""
 
     out: Path | None = None
     """Run folder; it must not exist yet. By default runs/MODEL-DATA, numbered."""
     resume: Path | None = None
     """Go on with the training in this run folder, with its settings."""
-    model: str = "pct_small"
+    model: str = ""
     """One of `pctransformer models`."""
     model_options: ModelOptions = field(default_factory=dict)
     """Options of the model, see `pctransformer info MODEL`: depth=4 mixer=lstm "widths=[32, 64]"."""
     pretrained: Path | None = None
-    """Weights to start from; the last layer starts anew where the classes are others."""
+    """Weights to start from."""
     seed: int = 0
     """Of the first weights, the order of shapes, their random changes and drop-out."""
     device: str = "auto"
@@ -125,8 +134,30 @@ class ClassificationTraining:
     """Also save every so many steps inside an epoch; 0: at the end of each."""
     keep_memory: bool = True
     """Let the process keep memory that it has freed (glibc): training on a CPU is up to twice as fast."""
-    data: DataSettings = field(default_factory=DataSettings)
     optimization: OptimizationSettings = field(default_factory=OptimizationSettings)
+
+    @property
+    def sources(self) -> tuple[str, ...]:
+        """What the data is read from, see `pctransformer.datasets.open_dataset`."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class ClassificationTraining(Training):
+    """Options of `pctransformer train classification`."""
+
+    task = "classification"
+
+    model: str = "pct_small"
+    """One of `pctransformer models`."""
+    pretrained: Path | None = None
+    """Weights to start from; the last layer starts anew where the classes are others."""
+    data: DataSettings = field(default_factory=DataSettings)
+    optimization: SupervisedOptimization = field(default_factory=SupervisedOptimization)
+
+    @property
+    def sources(self) -> tuple[str, ...]:
+        return (self.data.data,)
 
 
 # ---- as JSON ---------------------------------------------------------------------------------------------------------

@@ -2,7 +2,7 @@ import dataclasses
 from pathlib import Path
 
 from pctransformer.demo import classification
-from pctransformer.training.settings import DataSettings, OptimizationSettings
+from pctransformer.training.settings import DataSettings, SupervisedOptimization
 
 
 def test_it_trains_on_generated_shapes_in_a_folder_of_its_own(tmp_path, monkeypatch, capsys):
@@ -12,7 +12,7 @@ def test_it_trains_on_generated_shapes_in_a_folder_of_its_own(tmp_path, monkeypa
     small = dataclasses.replace(
         full,
         data=DataSettings(num_shapes=76, num_points=64, eval_points=64, validation=0.25),
-        optimization=OptimizationSettings(epochs=1, batch_size=19),
+        optimization=SupervisedOptimization(epochs=1, batch_size=19),
     )
     numbers = iter(("runs/demo", "runs/demo-2"))
     monkeypatch.setattr(classification, "settings", lambda config: dataclasses.replace(small, out=Path(next(numbers))))

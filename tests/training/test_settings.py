@@ -12,7 +12,7 @@ from pctransformer.training.settings import (
     Augmentation,
     ClassificationTraining,
     DataSettings,
-    OptimizationSettings,
+    SupervisedOptimization,
     differences,
     from_json,
     parse_options,
@@ -24,7 +24,7 @@ CHANGED = ClassificationTraining(
     model_options={"mixer": "lstm", "widths": [8, 8], "mixer_options": {"num_heads": 2}},
     seed=3,
     data=DataSettings(data="x.npz"),
-    optimization=OptimizationSettings(lr=0.5),
+    optimization=SupervisedOptimization(lr=0.5),
 )
 
 
@@ -36,13 +36,13 @@ def test_they_survive_json(settings):
 
 def test_fields_that_are_not_there_get_their_default_and_unknown_ones_are_an_error():
     assert from_json(ClassificationTraining, {"seed": 5}) == ClassificationTraining(seed=5)
-    with pytest.raises(ValueError, match="OptimizationSettings has no momentum"):
+    with pytest.raises(ValueError, match="SupervisedOptimization has no momentum"):
         from_json(ClassificationTraining, {"optimization": {"momentum": 0.5}})
 
 
 def test_differences_are_what_was_given_and_is_not_kept():
     assert differences(ClassificationTraining(), CHANGED) == {}
-    given = dataclasses.replace(CHANGED, seed=4, optimization=OptimizationSettings(epochs=7))
+    given = dataclasses.replace(CHANGED, seed=4, optimization=SupervisedOptimization(epochs=7))
     assert differences(given, CHANGED) == {"seed": (4, 3), "epochs": (7, 60)}
 
 
