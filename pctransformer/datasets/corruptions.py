@@ -1,6 +1,6 @@
 """The corruptions of ModelNet-C: seven ways in which clouds go wrong, each in five severities.
 
-    worse = dataset.with_transform(Compose((Normalize(), corruption("drop_local", 3))))
+    worse = corrupted(dataset, "drop_local", 3)
 
 They are transforms like those of `transforms.py`, for clouds in the unit sphere, as `Normalize` leaves them. Parameters
 are those with which the benchmark was made, for 1024 points; what it counts in points is here a share of the cloud, so
@@ -21,7 +21,7 @@ from collections.abc import Callable
 import torch
 from torch import Generator, Tensor
 
-from pctransformer.datasets.samples import Sample, Transform
+from pctransformer.datasets.samples import CloudDataset, Sample, Transform
 from pctransformer.datasets.transforms import Compose, Jitter, Normalize, RandomAnisotropicScale, RandomTurn
 
 SEVERITIES = (1, 2, 3, 4, 5)
@@ -183,3 +183,22 @@ def corruption(name: str, severity: int) -> Transform:
     if severity not in SEVERITIES:
         raise ValueError(f"severity must be one of {', '.join(map(str, SEVERITIES))}, got {severity}")
     return CORRUPTIONS[name](severity)
+
+
+def corrupted(dataset: CloudDataset, name: str, severity: int, *, seed: int = 0) -> CloudDataset:
+    """A test set under one of the 35 corruptions.
+
+    Each cloud is corrupted by chance, in a way that depends on (seed, epoch, index) alone: every model that is tested
+    sees the same clouds.
+
+    Args:
+        dataset: under a transform that leaves its clouds in the unit sphere, as `Normalize` does.
+        name, severity: see `corruption`.
+        seed: of the corruption.
+
+    Raises:
+        ValueError: there is no such corruption or severity.
+    """
+    change = corruption(name, severity)
+    before = () if dataset.transform is None else (dataset.transform,)
+    return dataset.with_transform(Compose((*before, change)), seed=seed)

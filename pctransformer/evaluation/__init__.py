@@ -1,4 +1,4 @@
-"""How good predictions are: scores of classifiers and of part segmentation, as the field's papers report them."""
+"""How good predictions are: scores of classifiers, their robustness, and part segmentation, as papers report them."""
 
 from pctransformer.evaluation.classification import (
     ClassificationScore,
@@ -7,13 +7,17 @@ from pctransformer.evaluation.classification import (
     predict_logits,
     vote,
 )
+from pctransformer.evaluation.robustness import Robustness, comparison_table, evaluate_robustness
 from pctransformer.evaluation.segmentation import PartScore, evaluate_segmenter, parts_of_classes, predict_parts
 
 __all__ = [
     "ClassificationScore",
     "Evaluation",
     "PartScore",
+    "Robustness",
+    "comparison_table",
     "evaluate_classifier",
+    "evaluate_robustness",
     "evaluate_segmenter",
     "parts_of_classes",
     "predict_logits",

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from pctransformer.datasets.samples import CloudDataset, collate
 from pctransformer.evaluation.inference import device_of, evaluating
+from pctransformer.evaluation.numbers import or_none, percent
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -121,9 +122,9 @@ class ClassificationScore:
         classes = zip(self.class_names, self.class_counts.tolist(), self.per_class_accuracy.tolist())
         return {
             "count": self.count,
-            "overall_accuracy": _or_none(self.overall_accuracy),
-            "mean_class_accuracy": _or_none(self.mean_class_accuracy),
-            "classes": [{"name": name, "count": n, "accuracy": _or_none(accuracy)} for name, n, accuracy in classes],
+            "overall_accuracy": or_none(self.overall_accuracy),
+            "mean_class_accuracy": or_none(self.mean_class_accuracy),
+            "classes": [{"name": name, "count": n, "accuracy": or_none(accuracy)} for name, n, accuracy in classes],
             "confusion": self.confusion.tolist(),
         }
 
@@ -140,10 +141,10 @@ class ClassificationScore:
         for c, (name, row) in enumerate(zip(self.class_names, missed)):
             worst = int(row.argmax()) if len(row) else 0
             confused = f"{self.class_names[worst]} ({row[worst]})" if row[worst] else ""
-            table.add_row(name, str(int(self.class_counts[c])), _percent(self.per_class_accuracy[c].item()), confused)
+            table.add_row(name, str(int(self.class_counts[c])), percent(self.per_class_accuracy[c].item()), confused)
         table.add_section()
-        table.add_row("overall (OA)", str(self.count), _percent(self.overall_accuracy), "")
-        table.add_row("mean of classes (mAcc)", "", _percent(self.mean_class_accuracy), "")
+        table.add_row("overall (OA)", str(self.count), percent(self.overall_accuracy), "")
+        table.add_row("mean of classes (mAcc)", "", percent(self.mean_class_accuracy), "")
         return table
 
 
@@ -162,14 +163,6 @@ def _check_classes(name: str, values: Tensor, classes: int) -> None:
     raise ValueError(
         f"{name}[{first}] is {int(values[first])}, but there are {classes} class names, 0 to {classes - 1}"
     )
-
-
-def _or_none(value: float) -> float | None:
-    return None if math.isnan(value) else value
-
-
-def _percent(value: float) -> str:
-    return "-" if math.isnan(value) else f"{100 * value:.1f}"
 
 
 # ---- predictions -----------------------------------------------------------------------------------------------------

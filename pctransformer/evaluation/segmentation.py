@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from pctransformer.datasets.samples import CloudDataset, Sample
 from pctransformer.evaluation.inference import device_of, evaluating
+from pctransformer.evaluation.numbers import or_none, percent
 from pctransformer.points import PointBatch
 
 if TYPE_CHECKING:
@@ -192,10 +193,10 @@ class PartScore:
         classes = zip(self.class_names, self.class_counts.tolist(), self.per_class_iou.tolist())
         return {
             "count": self.count,
-            "instance_mean_iou": _or_none(self.instance_mean_iou),
-            "class_mean_iou": _or_none(self.class_mean_iou),
-            "point_accuracy": _or_none(self.point_accuracy),
-            "classes": [{"name": name, "count": n, "iou": _or_none(iou)} for name, n, iou in classes],
+            "instance_mean_iou": or_none(self.instance_mean_iou),
+            "class_mean_iou": or_none(self.class_mean_iou),
+            "point_accuracy": or_none(self.point_accuracy),
+            "classes": [{"name": name, "count": n, "iou": or_none(iou)} for name, n, iou in classes],
         }
 
     def table(self) -> Table:
@@ -207,11 +208,11 @@ class PartScore:
         for column in ("shapes", "IoU %"):
             table.add_column(column, justify="right")
         for name, n, iou in zip(self.class_names, self.class_counts.tolist(), self.per_class_iou.tolist()):
-            table.add_row(name, str(n), _percent(iou))
+            table.add_row(name, str(n), percent(iou))
         table.add_section()
-        table.add_row("mean of shapes (instance mIoU)", str(self.count), _percent(self.instance_mean_iou))
-        table.add_row("mean of classes (class mIoU)", "", _percent(self.class_mean_iou))
-        table.add_row("points that are right", str(self.points), _percent(self.point_accuracy))
+        table.add_row("mean of shapes (instance mIoU)", str(self.count), percent(self.instance_mean_iou))
+        table.add_row("mean of classes (class mIoU)", "", percent(self.class_mean_iou))
+        table.add_row("points that are right", str(self.points), percent(self.point_accuracy))
         return table
 
 
@@ -308,11 +309,3 @@ def _predict(
                 predicted.append(own[rows[:, own].argmax(1)])
             seen += samples
     return tuple(predicted), seen
-
-
-def _or_none(value: float) -> float | None:
-    return None if math.isnan(value) else value
-
-
-def _percent(value: float) -> str:
-    return "-" if math.isnan(value) else f"{100 * value:.1f}"
