@@ -72,6 +72,16 @@ COMMANDS = {
             "pctransformer evaluate runs/first --data FOLDER --out runs/first-elsewhere",
         ),
     ),
+    "robustness": Command(
+        "pctransformer.commands.robustness:Config",
+        "pctransformer.commands.robustness:run",
+        "test trained classifiers on corrupted clouds: 7 corruptions in 5 severities, mCE",
+        (
+            "pctransformer robustness runs/first",
+            "pctransformer robustness runs/first runs/second --baseline runs/pointnet2",
+            "pctransformer robustness runs/first --data FOLDER --json --out runs/first-corrupted",
+        ),
+    ),
     "predict": Command(
         "pctransformer.commands.predict:Config",
         "pctransformer.commands.predict:run",

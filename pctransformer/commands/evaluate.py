@@ -37,40 +37,29 @@ class Config:
 
 def run(config: Config) -> int:
     """Evaluate, print, write."""
+    from pctransformer.commands.trained import TrainedClassifier, check_free, make_folder
     from pctransformer.datasets.transforms import Compose, RandomScale
     from pctransformer.evaluation.classification import evaluate_classifier, vote
-    from pctransformer.training import checkpoint, data
-    from pctransformer.training.distributed import choose_device
-    from pctransformer.training.report import autocast_type, draw_evaluation
-    from pctransformer.training.run_folder import numbered
-    from pctransformer.training.settings import ClassificationTraining
+    from pctransformer.training import data
+    from pctransformer.training.report import draw_evaluation
 
     if config.votes < 0:
         raise UserError(f"--votes must be 0 or more, got {config.votes}")
-    best = checkpoint.read(config.run)
-    if best.about.get("task") != "classification":
-        raise UserError(f"{best.path} is no classifier: its task is {best.about.get('task')!r}")
-    settings = best.settings(ClassificationTraining)
+    check_free(config.out)
+    trained = TrainedClassifier.read(config.run)
     changes: dict[str, Any] = {"data": config.data, "eval_points": config.eval_points}
     changed = {name: value for name, value in changes.items() if value is not None}
-    of_data = dataclasses.replace(settings.data, **changed)
+    of_data = dataclasses.replace(trained.settings.data, **changed)
     samples = data.open_split(of_data, config.split)
-    _check_classes(best.about["class_names"], samples.class_names, of_data.data)
-    folder = _folder(config)
+    trained.check_classes(samples.class_names, of_data.data)
 
+    model, how = trained.on(config.device)
     transform = data.evaluation_transform(of_data)
-    device = choose_device(config.device)
-    model = best.build_model().to(device)
-    how: dict[str, Any] = {
-        "batch_size": settings.optimization.batch_size,
-        "device": device,
-        "dtype": autocast_type(settings.optimization.precision),
-    }
     samples = samples.with_transform(transform)
     plain = evaluate_classifier(model, samples, **how)
     result = {
-        "checkpoint": str(best.path),
-        "epoch": best.about["epoch"],
+        "checkpoint": str(trained.checkpoint.path),
+        "epoch": trained.checkpoint.about["epoch"],
         "data": of_data.data,
         "split": config.split,
         "eval_points": of_data.eval_points,
@@ -82,11 +71,7 @@ def run(config: Config) -> int:
         voted = vote(model, changing, config.votes, **how)
         result["with_votes"] = voted.as_dict()
 
-    folder = folder or numbered(checkpoint.folder_of(best.path) / "evaluation")
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"{folder} cannot be made ({error.strerror}); give another folder with --out") from None
+    folder = make_folder(config.out, trained.checkpoint, "evaluation")
     text = json.dumps(result, indent=1) + "\n"
     (folder / "results.json").write_text(text)
     draw_evaluation(plain, samples, folder)
@@ -106,22 +91,3 @@ def _line(evaluation: Any) -> str:
     score = evaluation.score
     macc = score.mean_class_accuracy
     return f"OA {score.overall_accuracy:.4f}  mAcc {'-' if math.isnan(macc) else f'{macc:.4f}'}"
-
-
-def _folder(config: Config) -> Path | None:
-    """Where results go, if that was said; looked at before the work is done."""
-    if config.out is not None and config.out.exists():
-        raise UserError(f"{config.out} exists already and is not overwritten; give another folder with --out")
-    return config.out
-
-
-def _check_classes(trained: list[str], found: tuple[str, ...], source: str) -> None:
-    if tuple(trained) == found:
-        return
-    unknown = sorted(set(found) - set(trained))
-    what = f"{', '.join(unknown[:5])} are not among them" if unknown else "they are others, or in another order"
-    raise UserError(
-        f"the model knows {len(trained)} classes, {', '.join(trained[:5])}{', ...' if len(trained) > 5 else ''}, and"
-        f" {source} has {len(found)}: {what}. Evaluation needs the same classes in the same order; train with"
-        " --pretrained to teach it others"
-    )

@@ -58,7 +58,7 @@ def test_the_training_part_and_other_numbers_of_points(trained, tmp_path):
         (["{run}", "--out", "{run}"], "is not overwritten"),
         (["{run}", "--votes", "-1"], "--votes must be 0 or more"),
         (["{run}", "--data", "nowhere"], "there is no such file"),
-        (["{run}", "--data", "{other}"], "the model knows 19 classes, airplane"),
+        (["{run}", "--data", "{other}"], "knows 19 classes, airplane"),
     ],
 )
 def test_faults_of_the_user(trained, tmp_path, capsys, arguments, text):

@@ -6,7 +6,6 @@ import sys
 import numpy as np
 import pytest
 import torch
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_rgb
 
 from pctransformer.datasets import CloudDataset, Sample, generated_shapes
@@ -15,23 +14,7 @@ from pctransformer.evaluation import ClassificationScore
 from pctransformer.visualization.clouds import MAX_POINTS, camera, draw_cloud
 from pctransformer.visualization.figures import confusion_figure, error_gallery, prediction_figure, training_figure
 from pctransformer.visualization.style import new_figure, place
-
-
-def texts(figure) -> list[str]:
-    """All words of a figure that are not tick labels."""
-    return [t.get_text() for t in (*figure.texts, *(t for axes in figure.axes for t in axes.texts)) if t.get_text()]
-
-
-def check_page(figure) -> np.ndarray:
-    """Draw a figure: nothing reaches over the edge of the page. Returns its pixels."""
-    canvas = FigureCanvasAgg(figure)
-    box = figure.get_tightbbox(canvas.get_renderer())  # inches
-    assert box.x0 >= 0
-    assert box.y0 >= 0
-    assert box.x1 <= figure.get_figwidth()
-    assert box.y1 <= figure.get_figheight()
-    canvas.draw()
-    return np.asarray(canvas.buffer_rgba())[..., :3]
+from tests.visualization.pages import check_page, texts
 
 
 # ---- confusion matrix ------------------------------------------------------------------------------------------------
