@@ -5,13 +5,15 @@ from __future__ import annotations
 import dataclasses
 import fnmatch
 import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from pctransformer.errors import did_you_mean
 
 if TYPE_CHECKING:
     from pctransformer.layers.mixers.blocks import Block
     from pctransformer.layers.mixers.mixer import Mixer
+
+Family = Literal["attention", "external attention", "MLP", "recurrent", "not learnt"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,6 +24,9 @@ class MixerInfo:
         name: for `create_mixer`.
         module: file in `pctransformer.layers.mixers`.
         layer: its class there.
+        family: what tells how much one token receives from another: attention a comparison of the two, external
+            attention a learnt memory with which each is compared, an MLP their places in the sequence, a recurrent
+            layer what lies between them; or nothing that is learnt.
         summary: in a few words.
         source: authors, year.
         fixed: whether weights belong to places in the sequence, so that the number of tokens must be known.
@@ -31,6 +36,7 @@ class MixerInfo:
     name: str
     module: str
     layer: str
+    family: Family
     summary: str
     source: str
     fixed: bool = False
@@ -52,11 +58,14 @@ _POOL = "Yu et al., MetaFormer Is Actually What You Need for Vision, 2022, arXiv
 _MIXERS = {
     info.name: info
     for info in (
-        MixerInfo("self_attention", "self_attention", "SelfAttention", "tokens attend to each other", _ATTENTION),
+        MixerInfo(
+            "self_attention", "self_attention", "SelfAttention", "attention", "tokens attend to each other", _ATTENTION
+        ),
         MixerInfo(
             "pct_attention",
             "pct_attention",
             "PCTAttention",
+            "attention",
             "self-attention normalised over keys and queries",
             _PCT,
             block="pct_attention_block",
@@ -65,38 +74,71 @@ _MIXERS = {
             "offset_attention",
             "pct_attention",
             "OffsetAttention",
+            "attention",
             "the difference between tokens and what they receive",
             _PCT,
             block="offset_attention_block",
         ),
-        MixerInfo("external_attention", "external_attention", "ExternalAttention", "learnt memory slots", _EXTERNAL),
+        MixerInfo(
+            "external_attention",
+            "external_attention",
+            "ExternalAttention",
+            "external attention",
+            "learnt memory slots",
+            _EXTERNAL,
+        ),
         MixerInfo(
             "multi_head_external_attention",
             "external_attention",
             "MultiHeadExternalAttention",
+            "external attention",
             "learnt memory slots, which all heads share",
             _EXTERNAL,
         ),
-        MixerInfo("mlp_mixer", "mlp_mixer", "MLPMixer", "two linear layers along the tokens", _MLP_MIXER, fixed=True),
+        MixerInfo(
+            "mlp_mixer", "mlp_mixer", "MLPMixer", "MLP", "two linear layers along the tokens", _MLP_MIXER, fixed=True
+        ),
         MixerInfo(
             "feed_forward_only",
             "feed_forward_only",
             "FeedForwardOnly",
+            "MLP",
             "LayerNorm and two linear layers along the tokens",
             _FEED_FORWARD_ONLY,
             fixed=True,
             block="feed_forward_only_block",
         ),
         MixerInfo(
-            "resmlp", "resmlp", "ResMLP", "one linear layer along the tokens", _RESMLP, fixed=True, block="resmlp_block"
+            "resmlp",
+            "resmlp",
+            "ResMLP",
+            "MLP",
+            "one linear layer along the tokens",
+            _RESMLP,
+            fixed=True,
+            block="resmlp_block",
         ),
         MixerInfo(
-            "gmlp", "gmlp", "GMLP", "a perceptron with a gate along the tokens", _GMLP, fixed=True, block="gmlp_block"
+            "gmlp",
+            "gmlp",
+            "GMLP",
+            "MLP",
+            "a perceptron with a gate along the tokens",
+            _GMLP,
+            fixed=True,
+            block="gmlp_block",
         ),
-        MixerInfo("rnn", "recurrent", "RNN", "a recurrent layer along the curve, both ways", _RNN),
-        MixerInfo("lstm", "recurrent", "LSTM", "long short-term memory along the curve, both ways", _LSTM),
-        MixerInfo("shift", "shift", "Shift", "groups of channels moved along the curve, then a linear layer", _SHIFT),
-        MixerInfo("mean_pool", "mean_pool", "MeanPool", "the mean of all tokens, the floor", _POOL),
+        MixerInfo("rnn", "recurrent", "RNN", "recurrent", "a recurrent layer along the curve, both ways", _RNN),
+        MixerInfo("lstm", "recurrent", "LSTM", "recurrent", "long short-term memory along the curve, both ways", _LSTM),
+        MixerInfo(
+            "shift",
+            "shift",
+            "Shift",
+            "not learnt",
+            "groups of channels moved along the curve, then a linear layer",
+            _SHIFT,
+        ),
+        MixerInfo("mean_pool", "mean_pool", "MeanPool", "not learnt", "the mean of all tokens, the floor", _POOL),
     )
 }
 
