@@ -62,6 +62,17 @@ COMMANDS = {
             "pctransformer train classification --resume runs/first",
         ),
     ),
+    "train pretraining": Command(
+        "pctransformer.training.settings:Pretraining",
+        "pctransformer.training.pretraining:run",
+        "let a model learn from shapes without labels, by making up what is hidden of them",
+        (
+            "pctransformer train pretraining",
+            "pctransformer train pretraining --data generated FOLDER --epochs 60 --out runs/pretrained",
+            "pctransformer train pretraining --model point_gpt_small_pretraining",
+            "pctransformer train pretraining --resume runs/pretrained",
+        ),
+    ),
     "evaluate": Command(
         "pctransformer.commands.evaluate:Config",
         "pctransformer.commands.evaluate:run",

@@ -65,7 +65,8 @@ def describe(what: str, num_points: int = 1024) -> dict[str, Any]:
     facts = {"checkpoint": {"path": str(read.path), "bytes": read.path.stat().st_size, **about}, **facts}
     results = checkpoint.folder_of(read.path) / RESULTS
     if results.is_file() and (found := json.loads(results.read_text("utf-8"))).get("epoch") == about.get("epoch"):
-        facts["test"] = {name: value for name, value in found["test"].items() if isinstance(value, (int, float))}
+        test = found.get("test", {})  # pretraining has none
+        facts["test"] = {name: value for name, value in test.items() if isinstance(value, (int, float))}
     return facts
 
 
@@ -90,7 +91,7 @@ def _describe_model(name: str, model: Any, options: Mapping[str, Any], num_point
             "public_weights": info.public_weights,
         },
         "in_channels": model.in_channels,
-        "num_classes": model.head.classifier.out_features,
+        "num_classes": None if info.task == "pretraining" else model.head.classifier.out_features,
         "num_points": num_points,
         **dataclasses.asdict(whole),
         "parts": {name: dataclasses.asdict(part) for name, part in parts.items()},
@@ -99,23 +100,25 @@ def _describe_model(name: str, model: Any, options: Mapping[str, Any], num_point
 
 # ---- as text ---------------------------------------------------------------------------------------------------------
 def _print(facts: dict[str, Any]) -> None:
-    model = facts["model"]
-    use = f'create_model("{model["name"]}", num_classes={facts["num_classes"]}, ...)'
+    model, task = facts["model"], facts["model"]["task"]
     if "checkpoint" in facts:
         _print_checkpoint(facts["checkpoint"], facts.get("test", {}))
         print()
-        use = f'load("{facts["checkpoint"]["path"]}").model'
+    outputs = {
+        "classification": f"(B, {facts['num_classes']}) logits",
+        "segmentation": f"(N, {facts['num_classes']}) logits of points",
+        "pretraining": "Reconstruction: points that were hidden, made up, beside the true ones",
+    }
     channels = facts["in_channels"]
     values = "x, y, z" if channels == 3 else f"x, y, z and {channels - 3} more of each point, normals for instance"
-    of_clouds = model["task"] == "classification"
     rows = [
         (model["name"], model["summary"]),
         ("paper", model["paper"]),
         ("code", model["file"]),
         ("input", f"{values}; clouds of any sizes: PointBatch, (B, N, {channels}) or list of (n, {channels})"),
-        ("output", f"({'B' if of_clouds else 'N'}, {facts['num_classes']}) logits{'' if of_clouds else ' of points'}"),
+        ("output", outputs[task]),
         ("options", ", ".join(f"{name}={value!r}" for name, value in model["options"].items())),
-        ("in Python", use),
+        ("in Python", _in_python(facts)),
     ]
     if model["public_weights"]:
         rows.append(("weights", f"create_model(..., pretrained=file) reads those of {model['public_weights']}"))
@@ -128,6 +131,19 @@ def _print(facts: dict[str, Any]) -> None:
         right=(1, 2),
     )
     print(f"\nMultiply-adds as computed here, for one cloud of {facts['num_points']} points (--num-points).")
+
+
+def _in_python(facts: Mapping[str, Any]) -> str:
+    """How to make the model that the facts are about."""
+    name, pretraining = facts["model"]["name"], facts["model"]["task"] == "pretraining"
+    if "checkpoint" not in facts:
+        classes = "" if pretraining else f", num_classes={facts['num_classes']}"
+        return f'create_model("{name}"{classes}, ...)'
+    path = facts["checkpoint"]["path"]
+    if pretraining:
+        classifier = name.removesuffix("_pretraining")
+        return f'create_model("{classifier}", pretrained="{path}")'
+    return f'load("{path}").model'
 
 
 def _millions(cost: Mapping[str, int]) -> str:

@@ -6,9 +6,9 @@ ModelNet, `shapenet_parts_*` and `scanobjectnn` those sets, `generated_shapes` n
 """
 
 from pctransformer.datasets.files import FileFormatError, read_mesh, read_points, write_ply
-from pctransformer.datasets.folder import folder_dataset
+from pctransformer.datasets.folder import folder_dataset, unlabelled_folder
 from pctransformer.datasets.modelnet import modelnet_hdf5, modelnet_npz, modelnet_off, modelnet_resampled
-from pctransformer.datasets.samples import CloudDataset, Sample, collate
+from pctransformer.datasets.samples import CloudDataset, Sample, collate, joined
 from pctransformer.datasets.scanobjectnn import scanobjectnn
 from pctransformer.datasets.shapenet import shapenet_parts_hdf5, shapenet_parts_text
 from pctransformer.datasets.shapes import generated_shapes
@@ -21,6 +21,7 @@ __all__ = [
     "collate",
     "folder_dataset",
     "generated_shapes",
+    "joined",
     "modelnet_hdf5",
     "modelnet_npz",
     "modelnet_off",
@@ -31,5 +32,6 @@ __all__ = [
     "scanobjectnn",
     "shapenet_parts_hdf5",
     "shapenet_parts_text",
+    "unlabelled_folder",
     "write_ply",
 ]

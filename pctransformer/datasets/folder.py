@@ -79,6 +79,30 @@ def folder_dataset(
     return CloudDataset(LazySamples(len(chosen), read), labels, classes, transform=transform, seed=seed)
 
 
+def unlabelled_folder(root: str | Path, *, num_points: int = 2048, seed: int = 0) -> CloudDataset:
+    """The clouds and meshes that lie in a folder, in alphabetical order, all of one class called "unlabelled".
+
+    Args:
+        root: the folder; folders in it are not looked into, see `folder_dataset` for those.
+        num_points, seed: as for `folder_dataset`.
+
+    Raises:
+        FileFormatError: there are no files; or, on fetching, a file is broken.
+    """
+    root = Path(root)
+    files = [(name, 0, place) for place, name in enumerate(_names_in(root))]
+    if not files:
+        raise FileFormatError(root, f"there is no file that ends in one of {' '.join(FILE_SUFFIXES)}")
+    read = partial(_read_file, root, files, num_points, seed)
+    return CloudDataset(LazySamples(len(files), read), [0] * len(files), ["unlabelled"], seed=seed)
+
+
+def _names_in(folder: Path) -> list[str]:
+    """Files of a folder that can be read, hidden ones left out, sorted."""
+    found = (file for file in folder.iterdir() if file.suffix.lower() in FILE_SUFFIXES)
+    return sorted(file.name for file in found if not file.name.startswith("."))
+
+
 def _read_file(root: Path, files: list[tuple[str, int, int]], num_points: int, seed: int, index: int) -> Sample:
     name, label, place = files[index]
     points = read_points(root / name, num_points=num_points, generator=generator_for(seed, place))[:, :3]
@@ -94,15 +118,13 @@ def _files(root: Path) -> tuple[list[str], list[str]]:
         raise FileFormatError(root, "there should be one folder per class in it, but there is none")
     files = []
     for folder in folders:
-        inside = sorted(
-            file for file in folder.iterdir() if file.suffix.lower() in FILE_SUFFIXES and not file.name.startswith(".")
-        )
+        inside = _names_in(folder)
         if not inside:
             hint = (
                 "; this looks like ModelNet's own layout: modelnet_off reads it" if (folder / "train").is_dir() else ""
             )
             raise FileFormatError(folder, f"there is no file that ends in one of {' '.join(FILE_SUFFIXES)}{hint}")
-        files += [f"{folder.name}/{file.name}" for file in inside]
+        files += [f"{folder.name}/{name}" for name in inside]
     return [folder.name for folder in folders], files
 
 

@@ -166,6 +166,35 @@ class CloudDataset(torch.utils.data.Dataset[Sample]):
         )
 
 
+def joined(datasets: Sequence[CloudDataset]) -> CloudDataset:
+    """The samples of several data sets as one, set after set, without transforms.
+
+    Args:
+        datasets: at least one. Classes of the same name are one class; labels of points, whose names may differ from
+            set to set, are left out.
+    """
+    names = list(dict.fromkeys(name for dataset in datasets for name in dataset.class_names))
+    places = []
+    for dataset in datasets:
+        labels = (names.index(dataset.class_names[label]) for label in dataset.labels.tolist())
+        places += [(dataset.samples, i, label) for i, label in enumerate(labels)]
+    return CloudDataset(_Joined(places), [label for _, _, label in places], names)
+
+
+class _Joined(Sequence[Sample]):
+    """Samples at places in other sequences, with labels of their own, fetched when asked for."""
+
+    def __init__(self, places: list[tuple[Sequence[Sample], int, int]]) -> None:
+        self._places = places
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    def __getitem__(self, index):
+        samples, i, label = self._places[index]
+        return dataclasses.replace(samples[i], label=label, point_labels=None)
+
+
 class _Chosen(Sequence[Sample]):
     """Some samples of a sequence, fetched when asked for."""
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Literal
 
 from pctransformer.datasets.files import FileFormatError
-from pctransformer.datasets.folder import folder_dataset
+from pctransformer.datasets.folder import folder_dataset, unlabelled_folder
 from pctransformer.datasets.modelnet import modelnet_hdf5, modelnet_npz, modelnet_off, modelnet_resampled
 from pctransformer.datasets.samples import CloudDataset
 from pctransformer.datasets.scanobjectnn import scanobjectnn
@@ -23,6 +23,7 @@ def open_dataset(
     num_points: int = 1024,
     normals: bool = False,
     num_shapes: int = 2000,
+    labelled: bool = True,
 ) -> CloudDataset:
     """Labelled clouds, whatever holds them.
 
@@ -43,6 +44,8 @@ def open_dataset(
             and clouds of your own keep all they have.
         normals: whether normals are wanted too, where the reader has to be told.
         num_shapes: how many shapes to generate.
+        labelled: False where classes are of no interest: a folder of files without folders will do, too, all of which
+            are to train on (`unlabelled_folder`).
 
     Raises:
         FileFormatError: it is not there, or it holds something else.
@@ -70,4 +73,6 @@ def open_dataset(
         return modelnet_hdf5(path, split, num_points=num_points, normals=normals)
     if any(path.glob("*/train/*.off")):
         return modelnet_off(path, split, num_points=num_points, normals=normals)
+    if split == "train" and not labelled and not any(inside.is_dir() for inside in path.iterdir()):
+        return unlabelled_folder(path, num_points=num_points)
     return folder_dataset(path, split, num_points=num_points)

@@ -11,7 +11,7 @@ from pctransformer.layers.recording import RecordedLayer, shares_of_maximum
 from pctransformer.ops import segment
 from pctransformer.points import PointBatch, pad_packed, padded_rows
 
-Reduce = Literal["max", "mean", "first_max", "last_max"]
+Reduce = Literal["max", "mean", "max_mean", "first_max", "last_max"]
 
 
 def pool(tokens: PointBatch, reduce: Reduce) -> Tensor:
@@ -19,12 +19,12 @@ def pool(tokens: PointBatch, reduce: Reduce) -> Tensor:
 
     Args:
         tokens: with C channels.
-        reduce: "max" and "mean" of all tokens, zeros for a cloud without any; "first_max" and "last_max" for clouds
-            with equally many tokens, at least two: the first, which is a class token, or the last, which in causal
-            models has seen all, and beside it the maximum of the others.
+        reduce: "max" and "mean" of all tokens, zeros for a cloud without any; "max_mean" is both side by side;
+            "first_max" and "last_max" for clouds with equally many tokens, at least two: the first, which is a class
+            token, or the last, which in causal models has seen all, and beside it the maximum of the others.
 
     Returns:
-        (B, C), or (B, 2 C) with "first_max" and "last_max".
+        (B, C), or (B, 2 C) with two of them side by side.
 
     Raises:
         ValueError: tokens without features, or not as many as `reduce` needs.
@@ -40,6 +40,8 @@ def pool(tokens: PointBatch, reduce: Reduce) -> Tensor:
         one, others = (dense[:, 0], dense[:, 1:]) if reduce == "first_max" else (dense[:, -1], dense[:, :-1])
         offsets = torch.arange(len(tokens) + 1, device=features.device) * (count - 1)
         return torch.cat([one, segment(others.flatten(0, 1), offsets, "max")], 1)
+    if reduce == "max_mean":
+        return torch.cat([segment(features, tokens.offsets, "max"), segment(features, tokens.offsets, "mean")], 1)
     return segment(features, tokens.offsets, reduce)
 
 
@@ -76,10 +78,13 @@ class ClassificationHead(RecordedLayer):
         assert tokens.features is not None
         rows = padded_rows(tokens.offsets, tokens.max_points)  # (B, P)
         values = pad_packed(tokens.features, rows)
+        of_mean = (rows >= 0) / tokens.lengths[:, None]
         if self.reduce == "mean":
-            shares = (rows >= 0) / tokens.lengths[:, None]
+            shares = of_mean
         elif self.reduce == "max":
             shares = shares_of_maximum(values, rows)
+        elif self.reduce == "max_mean":
+            shares = (shares_of_maximum(values, rows) + of_mean) / 2
         else:
             half = torch.full_like(rows[:, :1], 0.5, dtype=torch.float32)
             first = self.reduce == "first_max"

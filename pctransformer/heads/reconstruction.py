@@ -8,7 +8,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from pctransformer.ops import knn
+from pctransformer.ops.knn import knn
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

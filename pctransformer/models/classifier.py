@@ -35,6 +35,10 @@ class Classifier(nn.Module):
         """Tokens with positions, `num_features` channels each."""
         raise NotImplementedError
 
+    def encode(self, points: PointBatch | Tensor | Sequence[Tensor]) -> PointBatch:
+        """Tokens as pretraining knows them: without what is learned with labels only, such as a class token."""
+        return self.forward_features(points)
+
     def forward_head(self, tokens: PointBatch, pre_logits: bool = False) -> Tensor:
         """Logits (B, num_classes) from tokens; with `pre_logits` what the last layer gets, (B, head_hidden_size)."""
         return self.head(tokens, pre_logits)

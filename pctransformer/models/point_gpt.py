@@ -22,13 +22,14 @@ import math
 from collections.abc import Sequence
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from pctransformer.heads.reconstruction import Reconstruction, ReconstructionHead, chamfer_distance, random_split
 from pctransformer.layers.position import SinusoidalPosition
 from pctransformer.layers.transformer import ClassToken, Encoder, init_weights, pre_norm_encoder
 from pctransformer.models.classifier import Classifier
 from pctransformer.models.point_mae import patch_head
+from pctransformer.models.pretraining import Pretraining
 from pctransformer.point_view.patches import PatchEmbedding, PatchTokenizer, beside_class_token
 from pctransformer.points import PointBatch
 
@@ -66,13 +67,11 @@ class PointGPT(Classifier):
 
     def forward_features(self, points: PointBatch | Tensor | Sequence[Tensor]) -> PointBatch:
         """The start token of each cloud, then the tokens of its patches."""
-        patches, tokens, code = self.tokenizer(PointBatch.of(points, self.in_channels))  # (B, G, C)
-        tokens, code = self.start(tokens, code)  # (B, 1 + G, C)
-        return beside_class_token(patches.centers, self.extractor(tokens, code=code))
+        return _extract(self.tokenizer, self.start, self.extractor, PointBatch.of(points, self.in_channels))
 
 
-class PointGPTPretraining(nn.Module):
-    """The network that learns by making up the next patch. `loss(model(points))` is to become small.
+class PointGPTPretraining(Pretraining):
+    """The network that learns by making up the next patch.
 
     Args:
         tokenizer, extractor: as in `PointGPT`, which they are meant for.
@@ -95,21 +94,21 @@ class PointGPTPretraining(nn.Module):
         always_seen: int = 10,
     ) -> None:
         super().__init__()
-        self.in_channels, self.mask_ratio, self.always_seen = in_channels, mask_ratio, always_seen
+        self.in_channels, self.num_features = in_channels, dim
+        self.mask_ratio, self.always_seen = mask_ratio, always_seen
         self.tokenizer, self.start = tokenizer, ClassToken(dim)
         self.extractor, self.generator = extractor, generator
         self.head = ReconstructionHead(dim, tokenizer.patch_size)
         self.apply(init_weights)
 
+    def encode(self, points: PointBatch | Tensor | Sequence[Tensor]) -> PointBatch:
+        """The start token of each cloud, then the tokens of its patches."""
+        return _extract(self.tokenizer, self.start, self.extractor, PointBatch.of(points, self.in_channels))
+
     def forward(
         self, points: PointBatch | Tensor | Sequence[Tensor], generator: torch.Generator | None = None
     ) -> Reconstruction:
-        """Make up every patch from those before it.
-
-        Args:
-            points: as for a `Classifier`.
-            generator: where the choice of hidden tokens is drawn from.
-        """
+        """Make up every patch from those before it, some of which are hidden, drawn from the generator."""
         patches, tokens, code = self.tokenizer(PointBatch.of(points, self.in_channels))  # (B, G, C)
         clouds, count, _ = tokens.shape
         tokens, code = self.start(tokens, code)
@@ -138,6 +137,12 @@ class PointGPTPretraining(nn.Module):
         later = torch.ones(clouds * (count - always), dtype=torch.bool).index_fill(0, hidden.flatten(), False)
         seen = torch.cat([torch.ones(clouds, always, dtype=torch.bool), later.view(clouds, -1)], 1)
         return seen[:, None] | torch.eye(count, dtype=torch.bool)
+
+
+def _extract(tokenizer: PatchTokenizer, start: ClassToken, extractor: Encoder, points: PointBatch) -> PointBatch:
+    patches, tokens, code = tokenizer(points)  # (B, G, C)
+    tokens, code = start(tokens, code)  # (B, 1 + G, C)
+    return beside_class_token(patches.centers, extractor(tokens, code=code))
 
 
 # ---- sizes: PointGPT-S of the authors' configurations ----------------------------------------------------------------

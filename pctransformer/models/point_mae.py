@@ -25,6 +25,7 @@ from pctransformer.heads.reconstruction import Reconstruction, ReconstructionHea
 from pctransformer.layers.position import MLPPosition
 from pctransformer.layers.transformer import ClassToken, Encoder, init_weights, pre_norm_encoder
 from pctransformer.models.classifier import Classifier
+from pctransformer.models.pretraining import Pretraining
 from pctransformer.point_view.patches import PatchEmbedding, PatchTokenizer, beside_class_token
 from pctransformer.points import PointBatch
 
@@ -66,6 +67,10 @@ class PointMAE(Classifier):
         tokens, code = self.class_token(tokens, code)  # (B, 1 + G, C)
         return beside_class_token(patches.centers, self.encoder(tokens, code=code))
 
+    def encode(self, points: PointBatch | Tensor | Sequence[Tensor]) -> PointBatch:
+        """The tokens of patches alone: the class token is learned with labels only."""
+        return _encode(self.tokenizer, self.encoder, PointBatch.of(points, self.in_channels))
+
 
 def patch_head(dim: int, num_classes: int, dropout: float, reduce: Reduce) -> ClassificationHead:
     """The head of Point-BERT, Point-MAE and PointGPT: two hidden layers on one token beside the maximum of others."""
@@ -98,8 +103,8 @@ class MaskedDecoder(nn.Module):
         return self.layers(torch.cat([visible, hidden], 1), code=code)[:, visible.shape[1] :]
 
 
-class PointMAEPretraining(nn.Module):
-    """The network that learns by making up what is hidden from it. `loss(model(points))` is to become small.
+class PointMAEPretraining(Pretraining):
+    """The network that learns by making up what is hidden from it.
 
     Args:
         tokenizer, encoder: as in `PointMAE`, which they are meant for.
@@ -120,20 +125,19 @@ class PointMAEPretraining(nn.Module):
         mask_ratio: float,
     ) -> None:
         super().__init__()
-        self.in_channels, self.mask_ratio = in_channels, mask_ratio
+        self.in_channels, self.num_features, self.mask_ratio = in_channels, dim, mask_ratio
         self.tokenizer, self.encoder, self.decoder = tokenizer, encoder, decoder
         self.head = ReconstructionHead(dim, tokenizer.patch_size)
         self.apply(init_weights)
 
+    def encode(self, points: PointBatch | Tensor | Sequence[Tensor]) -> PointBatch:
+        """The tokens of all patches."""
+        return _encode(self.tokenizer, self.encoder, PointBatch.of(points, self.in_channels))
+
     def forward(
         self, points: PointBatch | Tensor | Sequence[Tensor], generator: torch.Generator | None = None
     ) -> Reconstruction:
-        """Hide patches, and make them up.
-
-        Args:
-            points: as for a `Classifier`.
-            generator: where the choice of patches is drawn from.
-        """
+        """Hide patches, drawn from the generator, and make them up."""
         patches, tokens, code = self.tokenizer(PointBatch.of(points, self.in_channels))  # (B, G, C)
         shape = tokens.shape[:2]
         seen, hidden = random_split(shape[0], shape[1], self.mask_ratio, generator)
@@ -153,6 +157,11 @@ class PointMAEPretraining(nn.Module):
         """{"chamfer": mean squared Chamfer distance of the hidden patches} (equation 6)."""
         distance = chamfer_distance(made_up.predicted.flatten(0, 1), made_up.target.flatten(0, 1))
         return {"chamfer": distance.mean()}
+
+
+def _encode(tokenizer: PatchTokenizer, encoder: Encoder, points: PointBatch) -> PointBatch:
+    patches, tokens, code = tokenizer(points)  # (B, G, C)
+    return patches.centers.replace(features=encoder(tokens, code=code).flatten(0, 1))
 
 
 def take(values: Tensor, rows: Tensor) -> Tensor:

@@ -15,9 +15,10 @@ from pctransformer.errors import did_you_mean
 
 if TYPE_CHECKING:
     from pctransformer.models.classifier import Classifier
+    from pctransformer.models.pretraining import Pretraining
     from pctransformer.models.segmenter import Segmenter
 
-Task = Literal["classification", "segmentation"]
+Task = Literal["classification", "segmentation", "pretraining"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,7 +31,9 @@ class ModelInfo:
         summary: one line.
         source: the paper.
         public_weights: where there are weights that `create_model(..., pretrained=file)` reads; "" for nowhere.
-        task: "classification" gives logits of clouds (a `Classifier`), "segmentation" of points (a `Segmenter`).
+        task: "classification" gives logits of clouds (a `Classifier`), "segmentation" of points (a `Segmenter`);
+            "pretraining" learns without labels (a `Pretraining`) what a classifier starts from, whose name it has with
+            `_pretraining` behind.
     """
 
     name: str
@@ -111,8 +114,37 @@ _MODELS = {
             "github.com/Pang-Yatian/Point-MAE, with skip_near_origin=True",
         ),
         ModelInfo("point_mae_small", "point_mae", "Point-MAE of a third the width for training on a CPU", _POINT_MAE),
+        ModelInfo(
+            "point_mae_pretraining",
+            "point_mae",
+            "Point-MAE made to make up hidden patches",
+            _POINT_MAE,
+            "github.com/Pang-Yatian/Point-MAE, with skip_near_origin=True",
+            "pretraining",
+        ),
+        ModelInfo(
+            "point_mae_small_pretraining",
+            "point_mae",
+            "small Point-MAE made to make up hidden patches",
+            _POINT_MAE,
+            task="pretraining",
+        ),
         ModelInfo("point_gpt", "point_gpt", "causal transformer on ordered patches, pretrained to go on", _POINT_GPT),
         ModelInfo("point_gpt_small", "point_gpt", "PointGPT of a third the width for training on a CPU", _POINT_GPT),
+        ModelInfo(
+            "point_gpt_pretraining",
+            "point_gpt",
+            "PointGPT made to make up the next patch",
+            _POINT_GPT,
+            task="pretraining",
+        ),
+        ModelInfo(
+            "point_gpt_small_pretraining",
+            "point_gpt",
+            "small PointGPT made to make up the next patch",
+            _POINT_GPT,
+            task="pretraining",
+        ),
         ModelInfo(
             "point_transformer_v3",
             "point_transformer_v3",
@@ -175,27 +207,38 @@ def model_options(name: str) -> Mapping[str, inspect.Parameter]:
 
 
 def create_model(
-    name: str, *, num_classes: int | None = None, pretrained: str | Path | None = None, **options: Any
-) -> Classifier | Segmenter:
+    name: str,
+    *,
+    num_classes: int | None = None,
+    pretrained: str | Path | None = None,
+    linear_probe: bool = False,
+    **options: Any,
+) -> Classifier | Segmenter | Pretraining:
     """Make a model by name, in training mode.
 
     Args:
         name: one of `list_models()`.
         num_classes: logits; 0 leaves the last layer out. None: as many as in the paper, 40 classes of ModelNet40 or 50
-            parts of ShapeNet.
+            parts of ShapeNet; models for pretraining know no classes.
         pretrained: a file of weights (`.safetensors`, `.pt`, `.pth`): of this package, or public ones that the model's
             file knows how to rename. The last layer stays new where the file has another number of classes, and what
-            the model is pretrained without where the file is of its pretraining.
+            the model is pretrained without where the file is of its pretraining; anything else has to be there.
+        linear_probe: freeze the model, and put one linear layer in place of its head: a `LinearProbe`.
         options: of `model_options(name)`, for example `in_channels=6`.
 
     Raises:
-        ValueError: no such model, or weights that do not fit.
+        ValueError: no such model, weights that do not fit, or a linear probe of what is no classifier.
         TypeError: the model has no such option; the message names those it has.
     """
     known = model_options(name)
     if unknown := [option for option in options if option not in known]:
         raise TypeError(f"{name} has no option {unknown[0]!r}; its options are {', '.join(known)}")
+    task = model_info(name).task
+    if linear_probe and task != "classification":
+        raise ValueError(f"{name} is a model for {task}; a linear probe is made of one for classification")
     if num_classes is not None:
+        if task == "pretraining":
+            raise TypeError(f"{name} learns without classes; leave num_classes out")
         options["num_classes"] = num_classes
     model = _function(name)(**options)
     if pretrained is not None:
@@ -209,6 +252,10 @@ def create_model(
             lacking=getattr(model, "lacking_in_pretraining", ()),
             surplus=getattr(model, "only_in_pretraining", ()),
         )
+    if linear_probe:
+        from pctransformer.models.linear_probe import LinearProbe
+
+        return LinearProbe(model, model.head.classifier.out_features if num_classes is None else num_classes)
     return model
 
 

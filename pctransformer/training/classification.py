@@ -48,7 +48,7 @@ def _plan(settings: ClassificationTraining, pretrained: Path | None, folder: Run
     sets = data.training_data(settings.data, settings.seed)
     class_names = sets.train.class_names
     sizes: dict[str, Any] = {"in_channels": 6 if settings.data.normals else 3, "num_classes": len(class_names)}
-    model = make_model(settings.model, settings.model_options, pretrained=pretrained, **sizes)
+    model = make_model(settings.model, settings.model_options, task="classification", pretrained=pretrained, **sizes)
     about = describe_run(settings, sets.train, sets.held_out, **sizes)
     return Plan(
         task=Task(

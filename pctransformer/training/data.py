@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from pctransformer.datasets import CloudDataset, open_dataset
+from pctransformer.datasets import CloudDataset, joined, open_dataset
 from pctransformer.datasets.transforms import (
     RECIPES,
     Compose,
@@ -14,7 +14,7 @@ from pctransformer.datasets.transforms import (
     RandomSubset,
 )
 from pctransformer.errors import UserError
-from pctransformer.training.settings import DataSettings
+from pctransformer.training.settings import Augmentation, DataSettings, UnlabelledData
 
 
 def evaluation_transform(settings: DataSettings) -> Compose:
@@ -24,8 +24,12 @@ def evaluation_transform(settings: DataSettings) -> Compose:
 
 def training_transform(settings: DataSettings) -> Compose:
     """The same with other points in every epoch, and the recipe's random changes."""
-    recipe = () if settings.augmentation == "none" else (RECIPES[settings.augmentation](),)
-    return Compose((OnlyCoordinates(settings.normals), Normalize(), RandomSubset(settings.num_points), *recipe))
+    points = (OnlyCoordinates(settings.normals), Normalize(), RandomSubset(settings.num_points))
+    return Compose((*points, *_recipe(settings.augmentation)))
+
+
+def _recipe(augmentation: Augmentation) -> tuple[Compose, ...]:
+    return () if augmentation == "none" else (RECIPES[augmentation](),)
 
 
 @dataclass(frozen=True)
@@ -43,8 +47,7 @@ def training_data(settings: DataSettings, seed: int) -> TrainingData:
         UserError: a file is missing or broken, or there are too few shapes.
     """
     data = open_split(settings, "train")
-    if not 0 < settings.validation < 1:
-        raise UserError(f"--validation must lie between 0 and 1, got {settings.validation}: the epoch is chosen by it")
+    _check_share("--validation", settings.validation)
     rest, held_out = data.hold_out(settings.validation)
     if not len(held_out) or not len(rest):
         raise UserError(
@@ -55,6 +58,36 @@ def training_data(settings: DataSettings, seed: int) -> TrainingData:
         rest.with_transform(training_transform(settings), seed=seed),
         held_out.with_transform(evaluation_transform(settings)),
     )
+
+
+def unlabelled_data(settings: UnlabelledData, seed: int) -> TrainingData:
+    """Read all sources and hold out the same part of each.
+
+    Raises:
+        UserError: a file is missing or broken, or there are too few shapes.
+    """
+    _check_share("--validation", settings.validation)
+    if not settings.data:
+        raise UserError("--data: name at least one source")
+    if settings.num_points < 1:
+        raise UserError(f"--num-points must be at least 1, got {settings.num_points}")
+    rest: list[CloudDataset] = []
+    held_out: list[CloudDataset] = []
+    for source in settings.data:
+        data = open_dataset(
+            source, "train", labelled=False,
+            num_points=2 * settings.num_points,  # so that epochs can draw different ones
+            num_shapes=settings.num_shapes,
+        ).in_memory()  # fmt: skip
+        for part, share in zip((rest, held_out), data.hold_out(settings.validation)):
+            part.append(share)
+    sets = joined(rest), joined(held_out)
+    if not all(map(len, sets)):
+        raise UserError(f"{', '.join(settings.data)}: too few shapes to hold some out; two are needed")
+    plain = (OnlyCoordinates(), Normalize())
+    changed = Compose((*plain, RandomSubset(settings.num_points), *_recipe(settings.augmentation)))
+    kept = Compose((*plain, EvenSubset(settings.num_points)))
+    return TrainingData(sets[0].with_transform(changed, seed=seed), sets[1].with_transform(kept))
 
 
 def testing_data(settings: DataSettings) -> CloudDataset:
@@ -83,3 +116,8 @@ def open_split(settings: DataSettings, split: str) -> CloudDataset:
     if settings.normals and data.samples[0].normals is None:
         raise UserError(f"--normals: the shapes in {settings.data} have none; leave it out")
     return data
+
+
+def _check_share(option: str, share: float) -> None:
+    if not 0 < share < 1:
+        raise UserError(f"{option} must lie between 0 and 1, got {share}: the epoch is chosen by what is held out")

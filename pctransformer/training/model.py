@@ -12,25 +12,37 @@ from typing import Any, Literal
 from torch import nn
 
 from pctransformer.errors import UserError
-from pctransformer.models import create_model, model_options
+from pctransformer.models import create_model, list_models, model_info, model_options
+from pctransformer.models.registry import Task
 
 
 def make_model(
-    name: str, options: Mapping[str, Any], *, in_channels: int, num_classes: int, pretrained: Path | None = None
+    name: str,
+    options: Mapping[str, Any],
+    *,
+    task: Task,
+    in_channels: int,
+    num_classes: int | None,
+    pretrained: Path | None = None,
 ) -> nn.Module:
     """A model to train.
 
     Args:
-        name: one of `list_models()`.
+        name: one of `list_models(task=task)`.
         options: of the model, as a user has given them: names and types are checked.
+        task: what it is trained for.
         in_channels: 3 + C, as the data has it.
-        num_classes: likewise.
+        num_classes: likewise; None without labels.
         pretrained: weights to start from.
 
     Raises:
-        UserError: there is no such model or option, an option's value does not fit, or the weights do not.
+        UserError: there is no such model for this task, or no such option, an option's value does not fit, or the
+            weights do not.
     """
     try:
+        if (other := model_info(name).task) != task:
+            names = ", ".join(list_models(task=task))
+            raise UserError(f"--model {name} is for {other}; for {task} there are {names}")
         _check(name, options)
         return create_model(name, num_classes=num_classes, pretrained=pretrained, in_channels=in_channels, **options)
     except (ValueError, TypeError, FileNotFoundError) as error:

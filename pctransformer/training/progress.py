@@ -13,9 +13,9 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemaining
 from pctransformer.training.run_folder import RunFolder
 
 _SHOWN = {  # column of metrics.jsonl: how a line per epoch shows it
-    "train_loss": "loss {:.3f}",
+    "train_loss": "loss {:#.3g}",
     "train_accuracy": "accuracy {:.3f}",
-    "validation_loss": "| held out: loss {:.3f}",
+    "validation_loss": "| held out: loss {:#.3g}",
     "validation_oa": "OA {:.3f}",
     "validation_macc": "mAcc {:.3f}",
     "lr": "| lr {:.1e}",
@@ -52,7 +52,7 @@ class Display:
 
     def step_done(self, reported: Mapping[str, float]) -> None:
         if self.bar is not None:
-            self.bar.update(TaskID(0), advance=1, description=f"loss {reported['loss']:.3f}")
+            self.bar.update(TaskID(0), advance=1, description=f"loss {reported['loss']:#.3g}")
 
     def epoch_done(self, row: Mapping[str, Any], is_best: bool) -> None:
         self.finished += 1

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from pctransformer.datasets import CloudDataset
+from pctransformer.datasets import CloudDataset, Sample
 from pctransformer.evaluation.classification import Evaluation
+from pctransformer.heads.reconstruction import Reconstruction
 
 
 def draw_evaluation(evaluation: Evaluation, samples: CloudDataset, figures: Path) -> None:
@@ -33,6 +35,25 @@ def draw_training(rows: list[dict[str, Any]], chosen: int, figures: Path) -> Non
     from pctransformer.visualization.figures import training_figure
 
     training_figure(rows, chosen=chosen).savefig(figures / "training.png", dpi=150)
+
+
+def draw_reconstruction(samples: Sequence[Sample], made_up: Reconstruction, figures: Path) -> None:
+    """reconstruction.png: clouds, what a model saw of each, and what it made up.
+
+    Args:
+        samples: as the model saw them, points alone.
+        made_up: of these, in this order.
+        figures: a folder that exists.
+    """
+    from pctransformer.visualization.reconstruction import reconstruction_figure
+
+    figure = reconstruction_figure(
+        [sample.xyz for sample in samples],
+        [points.flatten(0, 1) for points in made_up.visible.cpu()],
+        [points.flatten(0, 1) for points in made_up.predicted_xyz.cpu()],
+        [sample.name for sample in samples],
+    )
+    figure.savefig(figures / "reconstruction.png", dpi=150)
 
 
 def autocast_type(precision: str) -> torch.dtype | None:

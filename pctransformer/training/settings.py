@@ -74,6 +74,23 @@ class DataSettings:
 
 
 @dataclass(frozen=True)
+class UnlabelledData:
+    """Where shapes come from that nobody has to have labelled."""
+
+    data: tuple[str, ...] = ("generated",)
+    """One or several of: `generated` for generated shapes, an .npz, a ModelNet folder, or a folder of clouds or meshes,
+    with folders for classes or without. Of data with a test part, the training part."""
+    num_points: int = 1024
+    """Points of a shape, drawn anew in every epoch where it has more."""
+    augmentation: Augmentation = "point_mae"
+    """Published recipe of random changes; `point_mae` stretches each axis by 2/3 to 3/2 and shifts by up to 0.2."""
+    validation: float = 0.1
+    """Share of the shapes that is held out, to choose the epoch by; the same shapes for every seed."""
+    num_shapes: int = 2000
+    """Generated shapes to train on."""
+
+
+@dataclass(frozen=True)
 class OptimizationSettings:
     """How weights are changed."""
 
@@ -160,6 +177,23 @@ class ClassificationTraining(Training):
         return (self.data.data,)
 
 
+@dataclass(frozen=True)
+class Pretraining(Training):
+    """Options of `pctransformer train pretraining`."""
+
+    task = "pretraining"
+
+    model: str = "point_mae_small_pretraining"
+    """One of `pctransformer models "*_pretraining"`."""
+    pretrained: Path | None = None
+    """Weights of the same model to go on from."""
+    data: UnlabelledData = field(default_factory=UnlabelledData)
+
+    @property
+    def sources(self) -> tuple[str, ...]:
+        return self.data.data
+
+
 # ---- as JSON ---------------------------------------------------------------------------------------------------------
 Settings = TypeVar("Settings")
 
@@ -191,6 +225,8 @@ def from_json(kind: type[Settings], values: dict[str, Any]) -> Settings:
             value = from_json(hints[name], value)
         elif value is not None and Path in typing.get_args(hints[name]):
             value = Path(value)
+        elif typing.get_origin(hints[name]) is tuple:
+            value = tuple(value)
         made[name] = value
     return kind(**made)
 

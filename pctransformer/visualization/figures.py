@@ -151,7 +151,7 @@ def _summary(rows: Sequence[Mapping[str, Any]], chosen: int | None) -> str:
     if kept is None:
         return text
     values = [
-        f"{name} {_percent(value) if key != 'validation_loss' else f'{value:.3f}'}"
+        f"{name} {_percent(value) if key != 'validation_loss' else f'{value:#.3g}'}"
         for key, name in (("validation_oa", "OA"), ("validation_macc", "mAcc"), ("validation_loss", "loss"))
         if np.isfinite(value := _number(kept, key))
     ]

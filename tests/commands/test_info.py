@@ -20,7 +20,8 @@ def test_every_model_is_described(name):
     assert sum(part["multiply_adds"] for part in facts["parts"].values()) == facts["multiply_adds"] > 0
     assert facts["in_channels"] == model.in_channels
     assert facts["model"]["options"]["in_channels"] == model.in_channels
-    assert json.loads(json.dumps(facts))["num_classes"] == (40 if model_info(name).task == "classification" else 50)
+    classes = {"classification": 40, "segmentation": 50, "pretraining": None}
+    assert json.loads(json.dumps(facts))["num_classes"] == classes[model_info(name).task]
 
 
 def test_multiply_adds_of_naive_pct_by_hand():
@@ -35,7 +36,11 @@ def test_multiply_adds_of_naive_pct_by_hand():
 
 
 def test_output_is_told_by_task(capsys):
-    for name, words in (("pointnet2_ssg", "(B, 40) logits"), ("pointnet2_ssg_seg", "(N, 50) logits of points")):
+    for name, words in (
+        ("pointnet2_ssg", "(B, 40) logits"),
+        ("pointnet2_ssg_seg", "(N, 50) logits of points"),
+        ("point_mae_small_pretraining", "points that were hidden"),
+    ):
         cli.main(["info", name, "--num-points", "64"])
         assert words in capsys.readouterr().out
 

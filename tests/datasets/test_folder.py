@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pctransformer.datasets import FileFormatError, folder_dataset, write_ply
+from pctransformer.datasets import FileFormatError, folder_dataset, unlabelled_folder, write_ply
 from tests.real_data import real_data
 
 
@@ -44,6 +44,18 @@ def test_classes_labels_and_split(tmp_path):
     assert sample.xyz[0, 0] == int(Path(sample.name).stem)
     assert len(sample) == 5
     assert (pickle.loads(pickle.dumps(train.samples))[-1].xyz == sample.xyz).all()  # for workers that are spawned
+
+
+def test_a_folder_without_classes(tmp_path):
+    root = make(tmp_path, cup=3, axe=1)
+    (root / "cup" / "readme.md").write_text("not a cloud")
+    data = unlabelled_folder(root / "cup")
+    assert names(data) == ["000.xyz", "001.ply", "002.xyz"]
+    assert [int(sample.xyz[0, 0]) for sample in data] == [0, 1, 2]
+    assert data.class_names == ("unlabelled",)
+    assert sorted(path.name for path in (root / "cup").iterdir()) == ["000.xyz", "001.ply", "002.xyz", "readme.md"]
+    with pytest.raises(FileFormatError, match=r"there is no file that ends in one of \.ply"):
+        unlabelled_folder(root)
 
 
 def test_far_coordinates_keep_their_digits(tmp_path):

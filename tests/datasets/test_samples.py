@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from pctransformer.datasets import CloudDataset, FileFormatError, Sample, collate
+from pctransformer.datasets import CloudDataset, FileFormatError, Sample, collate, joined
 from pctransformer.datasets.samples import LazySamples, generator_for, stratified_split
 from pctransformer.datasets.transforms import Jitter, RandomSubset
 
@@ -50,6 +50,22 @@ def test_a_worker_gives_the_same_and_sees_the_epoch():
         batches = [points.xyz for points, _ in loader]
         alone = [collate([data[0], data[1]])[0].xyz, collate([data[2], data[3]])[0].xyz]
         assert all(torch.equal(a, b) for a, b in zip(batches, alone))
+
+
+def test_joined_sets_share_classes_of_the_same_name():
+    one = [Sample(torch.zeros(2, 3), label=i, name=name, point_labels=torch.zeros(2)) for i, name in enumerate("ab")]
+    other = [Sample(torch.ones(3, 3), label=0, name="c"), Sample(torch.ones(3, 3), label=1, name="d")]
+    changed = CloudDataset(one, [0, 1], ["cup", "axe"], transform=Jitter())
+    both = joined([changed, CloudDataset(other, [0, 1], ["axe", "bed"])])
+    assert both.class_names == ("cup", "axe", "bed")
+    assert both.labels.tolist() == [0, 1, 1, 2]
+    samples = pickle.loads(pickle.dumps(both))
+    assert [(s.name, s.label, len(s), s.point_labels) for s in samples] == [
+        *(("a", 0, 2, None), ("b", 1, 2, None)),
+        *(("c", 1, 3, None), ("d", 2, 3, None)),
+    ]
+    assert both.transform is None
+    assert one[0].point_labels is not None  # nothing writes into what was given
 
 
 def test_indices_subsets_and_iteration():

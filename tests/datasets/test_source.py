@@ -33,6 +33,19 @@ def test_a_folder_of_ones_own_and_modelnets_meshes(tmp_path):
     assert (tmp_path / "own" / "split.json").exists()
 
 
+def test_files_without_classes_are_for_those_who_need_no_labels(tmp_path):
+    (tmp_path / "only.xyz").write_text("0 0 0\n1 1 1\n")
+    assert len(open_dataset(tmp_path, "train", labelled=False)) == 1
+    for options in ({"split": "train"}, {"split": "test", "labelled": False}):
+        with pytest.raises(FileFormatError, match="one folder per class"):
+            open_dataset(tmp_path, **options)
+    for name in ("axe", "cup"):
+        (tmp_path / "own" / name).mkdir(parents=True)
+        for i in range(4):
+            (tmp_path / "own" / name / f"{i}.xyz").write_text("0 0 0\n1 1 1\n")
+    assert len(open_dataset(tmp_path / "own", "train", labelled=False)) == 6  # its test part is kept out
+
+
 def test_shapenet_and_scanobjectnn(tmp_path):
     for name in ("text", "hdf5", "scans"):
         (tmp_path / name).mkdir()

@@ -112,6 +112,10 @@ def test_pretrained_extractor_joins_a_new_head(tmp_path):
     shared = [name for name in pretrained.state_dict() if name in own]
     assert {name.split(".")[0] for name in own} - {name.split(".")[0] for name in shared} == {"head"}
     assert all(torch.equal(own[name], pretrained.state_dict()[name]) for name in shared)
+    encoded, features = pretrained.eval().encode(shapes()), model.encode(shapes())
+    assert torch.equal(encoded.features, features.features)
+    assert torch.equal(encoded.features, model.forward_features(shapes()).features)
+    assert encoded.features.shape == (3 * 11, 24)  # the start token, too
 
 
 def test_clouds_of_any_size_and_every_weight_learns():

@@ -208,6 +208,10 @@ def test_pretrained_encoder_joins_a_new_head(tmp_path, origin):
     x, code = torch.randn(2, 4, 24), torch.randn(2, 4, 24)
     assert torch.equal(model.encoder(x, code=code), pretrained.encoder(x, code=code))
     assert model(batch).shape == (3, 5)
+    encoded = pretrained.eval().encode(batch)
+    assert torch.equal(encoded.features, model.encode(batch).features)
+    assert encoded.features.shape == (3 * 10, 24)  # all patches, and no class token
+    assert torch.equal(encoded.xyz, make_patches(batch, 10, 6).centers.xyz)
 
 
 def test_half_a_head_is_not_loaded(tmp_path):

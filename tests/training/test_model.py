@@ -36,10 +36,10 @@ def test_every_option_has_a_type_that_its_default_fits(name):
 
 def test_a_value_that_the_model_would_take_for_another_is_refused():
     with pytest.raises(UserError, match=r"block of patch_mixer must be Literal\['transformer', 'published'\]"):
-        make_model("patch_mixer", {"block": "publishd"}, in_channels=3, num_classes=2)
+        make_model("patch_mixer", {"block": "publishd"}, task="classification", in_channels=3, num_classes=2)
 
 
 def test_options_reach_the_model():
-    model = make_model("npct", {"dim": 32, "width": 64}, in_channels=6, num_classes=2)
+    model = make_model("npct", {"dim": 32, "width": 64}, task="classification", in_channels=6, num_classes=2)
     assert (model.in_channels, model.num_features) == (6, 64)
     assert model.head.classifier.out_features == 2

@@ -12,7 +12,9 @@ from pctransformer.training.settings import (
     Augmentation,
     ClassificationTraining,
     DataSettings,
+    Pretraining,
     SupervisedOptimization,
+    UnlabelledData,
     differences,
     from_json,
     parse_options,
@@ -28,10 +30,12 @@ CHANGED = ClassificationTraining(
 )
 
 
-@pytest.mark.parametrize("settings", [ClassificationTraining(), CHANGED])
+@pytest.mark.parametrize(
+    "settings", [ClassificationTraining(), CHANGED, Pretraining(data=UnlabelledData(data=("generated", "x.npz")))]
+)
 def test_they_survive_json(settings):
     text = json.dumps(to_json(settings))
-    assert from_json(ClassificationTraining, json.loads(text)) == settings
+    assert from_json(type(settings), json.loads(text)) == settings
 
 
 def test_fields_that_are_not_there_get_their_default_and_unknown_ones_are_an_error():

@@ -13,6 +13,7 @@ from pctransformer.datasets.samples import LazySamples
 from pctransformer.evaluation import ClassificationScore
 from pctransformer.visualization.clouds import MAX_POINTS, camera, draw_cloud
 from pctransformer.visualization.figures import confusion_figure, error_gallery, prediction_figure, training_figure
+from pctransformer.visualization.reconstruction import reconstruction_figure
 from pctransformer.visualization.style import new_figure, place
 from tests.visualization.pages import check_page, texts
 
@@ -190,6 +191,48 @@ def test_clouds_of_any_size():
     assert texts(figure) == ["no points"]
     with pytest.raises(ValueError, match=r"must be \(n, 3\)"):
         draw_cloud(place(figure, 0, 0, 3, 3), np.zeros((3, 4)))
+
+
+def test_marked_points_have_another_colour_and_a_cloud_can_stand_in_anothers_place():
+    generator = np.random.default_rng(0)
+    cloud = generator.normal(size=(60, 3))
+    whole, _, axes = drawn(cloud)
+    frame, size = axes.get_xlim(), axes.collections[0].get_sizes()
+    part, colours, axes = drawn(cloud[:20], marked=cloud[20:30], like=cloud)
+    assert axes.get_xlim() == frame
+    assert axes.collections[0].get_sizes() == size
+    assert {tuple(place) for place in part.round(9)} <= {tuple(place) for place in whole.round(9)}
+    red = colours[:, 0] > colours[:, 2]
+    assert red.sum() == 10
+    places = (cloud[20:30] - cloud.mean(0)) @ camera(25, -55).T[:, :2]
+    assert {tuple(place) for place in part[red].round(9)} == {tuple(place) for place in places.round(9)}
+    only, colours, _ = drawn(np.zeros((0, 3)), marked=cloud[:4], like=cloud)
+    assert len(only) == 4
+    assert (colours[:, 0] > colours[:, 2]).all()
+
+
+# ---- reconstruction --------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize("masked", [True, False])
+def test_reconstruction_shows_what_was_seen_and_what_was_made_up(masked):
+    generator = torch.Generator().manual_seed(0)
+    clouds = [torch.randn(40, 3, generator=generator) for _ in range(3)]
+    visible = [cloud[: 12 if masked else 0] for cloud in clouds]
+    made_up = [torch.randn(30, 3, generator=generator) for _ in range(3)]
+    figure = reconstruction_figure(clouds, visible, made_up, ["a", "b", 40 * "long"])
+    check_page(figure)
+    dots = [len(axes.collections[0].get_offsets()) for axes in figure.axes]
+    assert dots == [40] * 3 + ([12] * 3 + [42] * 3 if masked else [30] * 3)
+    assert ("visible" in texts(figure)) == masked
+    assert texts(figure)[-3:] == ["a", "b", "..." + (40 * "long")[-23:]]
+    frames = [axes.get_xlim() for axes in figure.axes]
+    assert frames[:3] == frames[-3:]  # parts stand where they stand in their cloud
+
+
+def test_reconstruction_needs_as_many_of_each():
+    with pytest.raises(ValueError, match=r"they have \[1, 0, 1, 1\]"):
+        reconstruction_figure([torch.rand(5, 3)], [], [torch.rand(5, 3)], ["a"])
+    with pytest.raises(ValueError, match=r"they have \[0, 0, 0, 0\]"):
+        reconstruction_figure([], [], [], [])
 
 
 # ---- gallery and prediction ------------------------------------------------------------------------------------------
