@@ -41,7 +41,7 @@ benchmark: ## time every operator against installed peers, and whole classifiers
 
 wheel: ## dist/: one wheel for every Python, with CUDA for all architectures where nvcc is found
 	@$(PREPARE) develop
-	@$(BIN)/python -m pip wheel --no-deps --wheel-dir dist . -C cmake.define.PCT_CUDA=AUTO
+	@$(BIN)/python -m pip wheel --no-deps --wheel-dir dist . --config-settings cmake.define.PCT_CUDA=AUTO
 
 extension: ## build both libraries into the source tree, for developers with cmake and ninja; nothing is installed
 	cmake -S . -B build/tree -G Ninja -DCMAKE_INSTALL_PREFIX=. -DCMAKE_CUDA_ARCHITECTURES="$(ARCHITECTURES)"

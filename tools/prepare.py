@@ -136,10 +136,13 @@ def _brings_cuda(options: list[str]) -> bool:
 def package() -> None:
     """The package itself, editable, with its compiled operators: CUDA ones where torch and nvcc can use them."""
     cuda = shutil.which("nvcc") and output(PYTHON, "-c", "import torch; print(torch.version.cuda or '')")
-    settings = ["-C", f"cmake.define.PCT_CUDA={'AUTO' if cuda else 'OFF'}"]
+    settings = ["--config-settings", f"cmake.define.PCT_CUDA={'AUTO' if cuda else 'OFF'}"]
     if cuda and _has_gpu():
         capabilities = output("nvidia-smi", "--query-gpu=compute_cap", "--format=csv,noheader").replace(".", "")
-        settings += ["-C", f"cmake.define.CMAKE_CUDA_ARCHITECTURES={';'.join(sorted(set(capabilities.split())))}"]
+        settings += [
+            "--config-settings",
+            f"cmake.define.CMAKE_CUDA_ARCHITECTURES={';'.join(sorted(set(capabilities.split())))}",
+        ]
     pip("-e", ".", *settings)
     installed = output(PYTHON, "-c", "import sysconfig; print(sysconfig.get_path('platlib'))")
     if not Path(installed, "pctransformer", "_cpu.so").exists():
