@@ -136,7 +136,8 @@ def _brings_cuda(options: list[str]) -> bool:
 def package() -> None:
     """The package itself, editable, with its compiled operators: CUDA ones where torch and nvcc can use them."""
     cuda = shutil.which("nvcc") and output(PYTHON, "-c", "import torch; print(torch.version.cuda or '')")
-    settings = ["--config-settings", f"cmake.define.PCT_CUDA={'AUTO' if cuda else 'OFF'}"]
+    option = "--config-settings"  # its short form, -C, is younger than Debian's pip
+    settings = [option, f"cmake.define.PCT_CUDA={'AUTO' if cuda else 'OFF'}"]
     if cuda and _has_gpu():
         capabilities = output("nvidia-smi", "--query-gpu=compute_cap", "--format=csv,noheader").replace(".", "")
         settings += [
