@@ -20,6 +20,7 @@ _MODULE_OF = {
     "load": "pctransformer.predict",
     "ops": "pctransformer.ops",
     "predict": "pctransformer.predict",
+    "record_attention": "pctransformer.layers.recording",
 }
 
 __all__ = [
@@ -33,6 +34,7 @@ __all__ = [
     "load",
     "ops",
     "predict",
+    "record_attention",
 ]
 
 

@@ -3,6 +3,7 @@ from pctransformer import ops as ops
 from pctransformer import predict as predict
 from pctransformer.layers.mixers import create_mixer as create_mixer
 from pctransformer.layers.mixers import list_mixers as list_mixers
+from pctransformer.layers.recording import record_attention as record_attention
 from pctransformer.models import create_model as create_model
 from pctransformer.models import list_models as list_models
 from pctransformer.points import PointBatch as PointBatch
@@ -19,6 +20,7 @@ __all__ = [
     "load",
     "ops",
     "predict",
+    "record_attention",
 ]
 
 __version__: str

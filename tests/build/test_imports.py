@@ -34,7 +34,7 @@ MAY_IMPORT = {
     "models": MODELS,
     "datasets": {"atomic", "errors", *TENSORS},
     "evaluation": {"datasets", "errors", *TENSORS},
-    "visualization": {"datasets", "evaluation", "errors", *TENSORS},
+    "visualization": {"datasets", "evaluation", "errors", "layers", *TENSORS},
     "training": {"models", *MODELS, *AROUND},
     "predict": {"models", "training", *MODELS, *AROUND},
     "demo": {"models", "training", "predict", *MODELS, *AROUND},

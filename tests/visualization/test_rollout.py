@@ -1,0 +1,228 @@
+"""Maps composed down to points: by hand, against matrices, on every classifier, and where it is known what matters."""
+
+import pytest
+import torch
+from torch import nn
+
+from pctransformer import record_attention
+from pctransformer.layers.recording import AttentionMap
+from pctransformer.layers.transformer import ClassToken, pre_norm_encoder
+from pctransformer.models import list_models
+from pctransformer.visualization.rollout import (
+    Source,
+    attention_layers,
+    attention_rollout,
+    class_token,
+    layer_attention,
+    point,
+    pooled_vector,
+)
+from tests.models.test_classifiers import small
+
+
+def dense(rows, keys="tokens", layer="") -> AttentionMap:
+    """One matrix (queries, keys) as a map of one group and one head."""
+    return AttentionMap(layer, keys, torch.tensor(rows, dtype=torch.float32)[None, None])
+
+
+# ---- by hand ---------------------------------------------------------------------------------------------------------
+FOUR_POINTS = [
+    dense([[0.5, 0.5, 0, 0], [0, 0, 0.25, 0.75]], "children", "embedding"),
+    dense([[0, 1], [0.5, 0.5]]),
+    dense([[0, 1], [1, 0]]),
+    dense([[0, 1]], "children", "head"),
+]
+"""Two tokens of two points each, two layers of attention, and a pooling that takes the second token."""
+
+
+def test_two_layers_by_hand():
+    """(0, 1) through (A2 + I) / 2 is (1/2, 1/2), through (A1 + I) / 2 it is (3/8, 5/8), then down to the points."""
+    source = pooled_vector(FOUR_POINTS)
+    assert attention_rollout(FOUR_POINTS, source, 4).tolist() == [3 / 16, 3 / 16, 5 / 32, 15 / 32]
+    assert layer_attention(FOUR_POINTS, 2, source, 4).tolist() == [1 / 2, 1 / 2, 0, 0]
+    assert layer_attention(FOUR_POINTS, 1, source, 4).tolist() == [1 / 4, 1 / 4, 1 / 8, 3 / 8]
+    assert attention_layers(FOUR_POINTS) == [1, 2]
+
+
+def test_from_a_point():
+    """The nearest of two tokens in the middle of what they are made of, at 0.25 and 2.5; a learned token is nowhere."""
+    xyz = torch.tensor([[0.0, 0, 0], [1, 0, 0], [2, 0, 0], [4, 0, 0]])
+    made = dense([[0.75, 0.25, 0, 0], [0, 0, 0.75, 0.25]], "children")
+    in_front = dense([[0, 0], [1, 0], [0, 1]], "children")
+    maps = [made, in_front, dense([[1, 0, 0], [0, 0, 1], [0, 0.5, 0.5]])]
+    assert [point(maps, row, xyz).weights.tolist() for row in range(4)] == [[0, 1, 0]] * 2 + [[0, 0, 1]] * 2
+    assert layer_attention(maps, 2, point(maps, 0, xyz), 4).tolist() == [0, 0, 0.75, 0.25]
+    assert layer_attention(maps, 2, point(maps, 3, xyz), 4).tolist() == pytest.approx([0.375, 0.125, 0.375, 0.125])
+    no_coarser = FOUR_POINTS[1:]
+    assert layer_attention(no_coarser, 0, point(no_coarser, 1, xyz[:2]), 2).tolist() == [0.5, 0.5]
+    assert point(no_coarser, 1, xyz[:2]).height == 2
+
+
+def test_from_a_class_token():
+    """What it keeps of itself is no point's, and the rest is made to add up to one."""
+    maps = [
+        dense([[0, 0], [1, 0], [0, 1]], "children", "class_token"),
+        dense([[0.5, 0.2, 0.3], [0, 1, 0], [0, 0, 1]]),
+        dense([[0.5, 0.5, 0]], "children", "head"),
+    ]
+    source = class_token(maps)
+    assert (source.height, source.weights.tolist()) == (2, [1, 0, 0])
+    assert attention_rollout(maps, source, 2).tolist() == pytest.approx([0.4, 0.6])
+    assert attention_rollout(maps, pooled_vector(maps), 2).tolist() == pytest.approx([0.55 / 0.625, 0.075 / 0.625])
+
+
+def test_memory_slots_are_passed_over():
+    maps = [*FOUR_POINTS[:2], dense([[0.2, 0.8, 0, 0], [0, 0, 0, 1]], "memory"), *FOUR_POINTS[2:]]
+    expected = attention_rollout(FOUR_POINTS, pooled_vector(FOUR_POINTS), 4)
+    assert torch.equal(attention_rollout(maps, pooled_vector(maps), 4), expected)
+
+
+def test_a_layer_that_gives_nothing():
+    maps = [dense([[0, 0], [1, 0]]), dense([[1, 0]], "children")]
+    assert layer_attention(maps, 0, pooled_vector(maps), 2).tolist() == [0, 0]
+    assert attention_rollout(maps, pooled_vector(maps), 2).tolist() == [1, 0]
+
+
+def test_equals_products_of_matrices():
+    """With heads, padding, ragged clouds and groups of neighbours."""
+    generator = torch.Generator().manual_seed(0)
+    groups = torch.stack([torch.randperm(9, generator=generator)[:4] for _ in range(6)])
+    groups[2, 3] = -1
+    pairs = groups[[0, 1, 3, 4, 0, 1, 3, 4, 5], :2]
+    rows = torch.tensor([[0, 1, 2, 3], [4, 5, -1, -1]])
+
+    def shares(*shape: int, valid: torch.Tensor) -> torch.Tensor:
+        return torch.rand(*shape, generator=generator).masked_fill(~valid, -torch.inf).softmax(-1)
+
+    maps = [
+        AttentionMap("", "tokens", shares(9, 3, 1, 2, valid=(pairs >= 0)[:, None, None]), None, pairs),
+        AttentionMap("", "children", shares(6, 1, 1, 4, valid=(groups >= 0)[:, None, None]), None, groups),
+        AttentionMap("", "tokens", shares(2, 2, 4, 4, valid=(rows >= 0)[:, None, None]), rows, rows),
+        AttentionMap("head", "children", shares(2, 1, 1, 4, valid=(rows >= 0)[:, None, None]), None, rows),
+    ]  # fmt: skip
+
+    def matrix(found: AttentionMap, queries: int, keys: int) -> torch.Tensor:
+        query, key, weight = found.pairs()
+        return torch.zeros(queries, keys).index_put((query, key), weight, accumulate=True)
+
+    local, group, attend, pool = (matrix(m, *shape) for m, shape in zip(maps, [(9, 9), (6, 9), (6, 6), (2, 6)]))
+    expected = pool @ ((attend + torch.eye(6)) / 2) @ group @ ((local + torch.eye(9)) / 2)
+    for cloud in (0, 1):
+        found = attention_rollout(maps, pooled_vector(maps, cloud), 9)
+        torch.testing.assert_close(found, expected[cloud])
+    torch.testing.assert_close(layer_attention(maps, 2, pooled_vector(maps, 1), 9), (pool @ attend @ group)[1])
+
+
+# ---- models ----------------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize("name", list_models(task="classification"))
+def test_weights_of_every_classifier(name):
+    """They add up to one, all of them on the cloud that was asked for."""
+    model = small(name).eval()
+    sizes = (40, 64)
+    with torch.no_grad(), record_attention(model) as maps:
+        model([torch.randn(n, model.in_channels, generator=torch.Generator().manual_seed(n)) for n in sizes])
+    for cloud, own in enumerate((slice(0, 40), slice(40, 104))):
+        sources = [pooled_vector(maps, cloud)]
+        if name.startswith("point_mae"):
+            sources.append(class_token(maps, cloud))
+        for source in sources:
+            found = [attention_rollout(maps, source, 104)]
+            found += [layer_attention(maps, i, source, 104) for i in attention_layers(maps[: source.height])]
+            for weights in found:
+                assert weights.shape == (104,)
+                assert (weights >= 0).all()
+                assert weights[own].sum().item() == pytest.approx(1, abs=1e-5)
+
+
+@pytest.mark.parametrize("name", ["npct", "pct", "point_mae", "point_transformer_v3"])
+def test_a_point_looks_from_where_it_is(name):
+    """With attention that leaves all as it is, what its token is made of lies round about the point."""
+    model = small(name).eval()
+    cloud = torch.randn(200, model.in_channels, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad(), record_attention(model) as maps:
+        model([cloud])
+    still = [found for found in maps if found.keys != "tokens"]
+    xyz = cloud[:, :3]
+    apart, all_apart = [], torch.cdist(xyz, xyz).mean().item()
+    for row in range(0, 200, 10):
+        source = point(maps, row, xyz)
+        below = len([found for found in maps[: source.height] if found.keys != "tokens"])
+        weights = attention_rollout(still, Source(below, source.weights), 200)
+        apart.append(((weights @ xyz) - xyz[row]).norm().item())
+    assert sum(apart) / len(apart) < 0.5 * all_apart
+
+
+PART, POINTS = 6, 48
+
+
+class TellsByClassToken(nn.Module):
+    """Points as tokens, one layer of attention, and a class told from the class token alone."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Sequential(nn.Linear(4, 32), nn.GELU(), nn.Linear(32, 16))
+        self.token, self.encoder = ClassToken(16), pre_norm_encoder(16, depth=1, num_heads=2)
+        self.out = nn.Linear(16, 2)
+
+    def forward(self, points: torch.Tensor) -> torch.Tensor:
+        x, _ = self.token(self.stem(points), points.new_zeros(*points.shape[:2], 16))
+        return self.out(self.encoder(x)[:, 0])
+
+
+def clouds_with_a_part(count: int, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
+    """Random points with a random sign each; those of a part, which sticks out, have the sign of the class."""
+    labels = torch.randint(2, (count,), generator=generator)
+    points = torch.rand(count, POINTS, 4, generator=generator) * 2 - 1
+    points[..., 3] = points[..., 3].sign()
+    points[:, :PART, :3] = torch.tensor([0, 0, 1.6]) + 0.05 * torch.randn(count, PART, 3, generator=generator)
+    points[:, :PART, 3] = labels[:, None] * 2.0 - 1
+    return points, labels
+
+
+def test_the_part_that_decides_gets_the_most_weight():
+    """An eighth of the points says all there is to know; the rest is noise, which attention has to learn to leave."""
+    torch.manual_seed(0)
+    model, generator = TellsByClassToken(), torch.Generator().manual_seed(0)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
+    for _ in range(100):
+        points, labels = clouds_with_a_part(32, generator)
+        loss = nn.functional.cross_entropy(model(points), labels)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    points, labels = clouds_with_a_part(20, generator)
+    with torch.no_grad(), record_attention(model) as maps:
+        assert (model(points).argmax(1) == labels).all()
+    for cloud in range(20):
+        weights = attention_rollout(maps, class_token(maps, cloud), 20 * POINTS).view(20, POINTS)[cloud]
+        assert weights[:PART].sum() > 0.35  # 0.125 if it looked everywhere alike
+        assert weights.argmax() < PART
+
+
+# ---- faults ----------------------------------------------------------------------------------------------------------
+def test_faults_are_explained():
+    with pytest.raises(ValueError, match="cloud must be at least 0 and below 1, got 1"):
+        pooled_vector(FOUR_POINTS, 1)
+    with pytest.raises(ValueError, match="last of the maps must be a pooling"):
+        pooled_vector(FOUR_POINTS[:3])
+    with pytest.raises(ValueError, match="no class token; look from its pooled vector"):
+        class_token(FOUR_POINTS)
+    with pytest.raises(ValueError, match="no attention among tokens was recorded"):
+        class_token([FOUR_POINTS[0], FOUR_POINTS[3]])
+    with pytest.raises(ValueError, match="row must be at least 0 and below 4, got 4"):
+        point(FOUR_POINTS, 4, torch.zeros(4, 3))
+    with pytest.raises(ValueError, match="in one cloud by itself, these are maps of 2"):
+        point([*FOUR_POINTS[:3], dense([[0, 1], [1, 0]], "children")], 0, torch.zeros(4, 3))
+    with pytest.raises(ValueError, match="there are 1 tokens, but the source has weights of 2"):
+        attention_rollout(FOUR_POINTS, Source(4, torch.tensor([0.5, 0.5])), 4)
+    with pytest.raises(ValueError, match="map 0 is no attention among tokens"):
+        layer_attention(FOUR_POINTS, 0, pooled_vector(FOUR_POINTS), 4)
+    with pytest.raises(ValueError, match="embedding does not fit the 3 tokens below it"):
+        attention_rollout(FOUR_POINTS, pooled_vector(FOUR_POINTS), 3)
+    with pytest.raises(ValueError, match="does not fit the 2 tokens below it"):  # a second call of the model
+        attention_rollout([*FOUR_POINTS[:2], *FOUR_POINTS], pooled_vector(FOUR_POINTS * 2), 4)
+    with pytest.raises(ValueError, match="decoder attends to another sequence"):
+        attention_rollout([dense([[1.0]], "context", "decoder")], Source(1, torch.ones(1)), 1)
+    learned = [dense([[0.0]], "children"), dense([[1.0]]), dense([[1.0]], "children")]
+    with pytest.raises(ValueError, match="the source is made of learned tokens alone"):
+        attention_rollout(learned, class_token(learned), 1)
