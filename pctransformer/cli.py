@@ -103,6 +103,16 @@ COMMANDS = {
             "pctransformer predict chair.ply --model runs/first/checkpoints/last.safetensors --json --no-pictures",
         ),
     ),
+    "explain": Command(
+        "pctransformer.commands.explain:Config",
+        "pctransformer.commands.explain:run",
+        "draw what a trained model looks at in a cloud: its attention, layer by layer and rolled out",
+        (
+            "pctransformer explain chair.ply --model runs/first",
+            "pctransformer explain chair.ply --model runs/first --source class_token --out runs/chair",
+            "pctransformer explain chair.ply --model runs/first --source 400",
+        ),
+    ),
     "models": Command(
         "pctransformer.commands.models:Config",
         "pctransformer.commands.models:run",

@@ -71,7 +71,7 @@ def run(config: Config) -> int:
         voted = vote(model, changing, config.votes, **how)
         result["with_votes"] = voted.as_dict()
 
-    folder = make_folder(config.out, trained.checkpoint, "evaluation")
+    folder = make_folder(config.out, trained.checkpoint.path, "evaluation")
     text = json.dumps(result, indent=1) + "\n"
     (folder / "results.json").write_text(text)
     draw_evaluation(plain, samples, folder)

@@ -85,7 +85,7 @@ def run(config: Config) -> int:
             for name, one in found.items()
         ],
     }
-    folder = make_folder(config.out, trained[str(paths[0])].checkpoint, "robustness")
+    folder = make_folder(config.out, trained[str(paths[0])].checkpoint.path, "robustness")
     text = json.dumps(result, indent=1) + "\n"
     (folder / "results.json").write_text(text)
     robustness_figure(found).savefig(folder / "robustness.png", dpi=150)

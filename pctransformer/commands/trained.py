@@ -1,4 +1,4 @@
-"""What commands that test trained classifiers share: reading them, and a folder for what comes out."""
+"""What commands share that look at trained classifiers: reading them, and a folder for what comes out."""
 
 from __future__ import annotations
 
@@ -63,13 +63,13 @@ def check_free(out: Path | None) -> None:
         raise UserError(f"{out} exists already and is not overwritten; give another folder with --out")
 
 
-def make_folder(out: Path | None, best: Checkpoint, name: str) -> Path:
-    """The folder that the user has named, or else `name`, numbered, in the folder of the checkpoint's run.
+def make_folder(out: Path | None, file: Path, name: str) -> Path:
+    """The folder that the user has named, or else `name`, numbered, in the folder of the run that a checkpoint is of.
 
     Raises:
         UserError: it cannot be made.
     """
-    folder = out or numbered(checkpoint.folder_of(best.path) / name)
+    folder = out or numbered(checkpoint.folder_of(file) / name)
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:

@@ -1,4 +1,4 @@
-"""A cloud on a page: seen by a camera without perspective, near points dark and in front, far ones pale."""
+"""A cloud on a page: seen by a camera without perspective, near points in front and dark, or coloured by a value."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from pctransformer.visualization.style import DEPTH, GREY, MARKED_DEPTH
+from pctransformer.visualization.style import DEPTH, GREY, HEAT, MARKED_DEPTH
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -57,30 +57,92 @@ def draw_cloud(
     """
     from matplotlib.colors import LinearSegmentedColormap
 
+    parts = [_upright(xyz, up), *([] if marked is None else [_upright(marked, up)])]
+    parts = [part[_drawn(part)] for part in parts]
+    points = np.concatenate(parts)
+    place = points
+    if like is not None:
+        place = _upright(like, up)
+        place = place[_drawn(place)]
+    turn = camera(elevation_deg, -55).T
+    middle = place.mean(0) if len(place) else 0
+    seen, framed = (points - middle) @ turn, (place - middle) @ turn
+    low, high = (framed[:, 2].min(), framed[:, 2].max()) if len(framed) else (0, 0)
+    depth = np.clip(1 - (high - seen[:, 2]) / (high - low or 1), 0, 1)
+    plain, standing_out = (LinearSegmentedColormap.from_list("depth", colours) for colours in (DEPTH, MARKED_DEPTH))
+    is_marked = np.arange(len(points)) >= len(parts[0])
+    _dots(axes, seen, np.where(is_marked[:, None], standing_out(depth), plain(depth)), framed)
+
+
+def heat_colors(values: np.ndarray) -> np.ndarray:
+    """(n, 3) red, green, blue in [0, 1] for values (n,) in [0, 1]: pale, orange, dark red."""
+    from matplotlib.colors import LinearSegmentedColormap
+
+    return LinearSegmentedColormap.from_list("heat", HEAT)(np.asarray(values, dtype=np.float64))[:, :3]
+
+
+def draw_values(
+    axes: Any, xyz: Tensor | np.ndarray, values: np.ndarray, *, ringed: int | None = None, up: Up = "z"
+) -> None:
+    """Fill axes with a cloud as `draw_cloud` does, its points coloured by a value each.
+
+    Args:
+        axes, xyz, up: see `draw_cloud`.
+        values: (n,) in [0, 1], shown by `heat_colors`.
+        ringed: row of a point that gets a ring round it.
+    """
+    points = _upright(xyz, up)
+    rows = _drawn(points)
+    middle = points[rows].mean(0) if len(rows) else 0
+    seen = (points - middle) @ camera(25, -55).T
+    dot = _dots(axes, seen[rows], heat_colors(values[rows]), seen[rows])
+    if ringed is not None:
+        axes.plot(*seen[ringed, :2], "o", markersize=2.2 * dot, markerfacecolor="none", markeredgecolor="black")
+
+
+def _upright(xyz: Tensor | np.ndarray, up: Up) -> np.ndarray:
+    """(n, 3) float64, z up."""
+    points = np.asarray(xyz if isinstance(xyz, np.ndarray) else xyz.detach().cpu(), dtype=np.float64)
+    if points.ndim != 2 or points.shape[1] != 3:
+        raise ValueError(f"a cloud to draw must be (n, 3), got {points.shape}")
+    return points[:, [0, 2, 1]] * [1, -1, 1] if up == "y" else points
+
+
+def _drawn(points: np.ndarray) -> np.ndarray:
+    """Rows of those points that are finite, and no more than are drawn."""
+    rows = np.flatnonzero(np.isfinite(points).all(1))
+    if len(rows) > MAX_POINTS:
+        rows = rows[np.random.default_rng(0).permutation(len(rows))[:MAX_POINTS]]
+    return rows
+
+
+def _dots(axes: Any, seen: np.ndarray, colors: np.ndarray, framed: np.ndarray) -> float:
+    """Fill axes with dots.
+
+    Args:
+        axes: matplotlib axes.
+        seen: (n, 3) points as the camera sees them.
+        colors: (n, 3 or 4) of each.
+        framed: (m, 3) points that are to fill the axes, and whose number says how large dots are.
+
+    Returns:
+        the width of a dot, 1/72 inch.
+    """
     axes.set_axis_off()
     axes.set_aspect("equal")
-    parts = [_shown(xyz, up), *([] if marked is None else [_shown(marked, up)])]
-    points = np.concatenate(parts)
-    place = points if like is None else _shown(like, up)
-    if not len(points) or not len(place):
+    if not len(seen) or not len(framed):
         axes.text(0.5, 0.5, "no points", transform=axes.transAxes, ha="center", va="center", color=GREY)
-        return
-    turn = camera(elevation_deg, -55).T
-    seen, framed = (points - place.mean(0)) @ turn, (place - place.mean(0)) @ turn
+        return 0.0
     order = seen[:, 2].argsort(kind="stable")  # far ones first, so that near ones cover them
-    seen, is_marked = seen[order], (np.arange(len(points)) >= len(parts[0]))[order]
     low, high = framed.min(0), framed.max(0)
-    depth = np.clip(1 - (high[2] - seen[:, 2]) / (high[2] - low[2] or 1), 0, 1)
     middle, half = (low + high) / 2, max((high - low)[:2].max() / 2, 1e-6)
-
     box = axes.get_position()
     side = 72 * min(box.width * axes.figure.get_figwidth(), box.height * axes.figure.get_figheight())  # 1/72 inch
     dot = min(1.1 * side / np.sqrt(len(framed)), 8)  # a flat surface of dots of that width is just closed
-    plain, standing_out = (LinearSegmentedColormap.from_list("depth", colours) for colours in (DEPTH, MARKED_DEPTH))
     axes.scatter(
-        seen[:, 0],
-        seen[:, 1],
-        c=np.where(is_marked[:, None], standing_out(depth), plain(depth)),
+        seen[order, 0],
+        seen[order, 1],
+        c=colors[order],
         s=dot**2,
         linewidths=0.08 * dot,  # a white rim lifts each dot off those behind it
         edgecolors="white",
@@ -89,14 +151,4 @@ def draw_cloud(
     )
     room = half * (1 + dot / side)
     axes.set(xlim=(middle[0] - room, middle[0] + room), ylim=(middle[1] - room, middle[1] + room))
-
-
-def _shown(xyz: Tensor | np.ndarray, up: Up) -> np.ndarray:
-    """(n, 3) float64, z up: those points that are finite, and no more than are drawn."""
-    points = np.asarray(xyz if isinstance(xyz, np.ndarray) else xyz.detach().cpu(), dtype=np.float64)
-    if points.ndim != 2 or points.shape[1] != 3:
-        raise ValueError(f"a cloud to draw must be (n, 3), got {points.shape}")
-    points = points[np.isfinite(points).all(1)]
-    if len(points) > MAX_POINTS:
-        points = points[np.random.default_rng(0).permutation(len(points))[:MAX_POINTS]]
-    return points[:, [0, 2, 1]] * [1, -1, 1] if up == "y" else points
+    return dot

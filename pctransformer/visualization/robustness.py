@@ -11,7 +11,7 @@ from pctransformer.datasets.corruptions import CORRUPTIONS, SEVERITIES, corrupti
 from pctransformer.datasets.samples import Sample, generator_for
 from pctransformer.evaluation.robustness import Robustness
 from pctransformer.visualization.clouds import Up, draw_cloud
-from pctransformer.visualization.style import DARK, FAINT, ORANGE, heading, new_figure, place
+from pctransformer.visualization.style import DARK, FAINT, HEAT, heading, new_figure, place
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -42,12 +42,17 @@ def robustness_figure(results: Mapping[str, Robustness]) -> Figure:
         counts = {found.count for found in results.values()}
         subtitle = f"% of {' or '.join(map(str, sorted(counts)))} shapes that are wrong, mean over five severities"
         columns = ["clean", *(words.replace(" ", "\n") for words in _WORDS), "mean"]
-        return _heat_map(rows, list(results), columns, "errors under corruptions", subtitle)
+        return _heat_map(rows, [_short(name) for name in results], columns, "errors under corruptions", subtitle)
     ((name, found),) = results.items()
     errors = found.errors.numpy()
     rows = np.column_stack([errors, errors.mean(1)]).tolist()
     subtitle = f"% of {found.count} shapes that are wrong, by severity; clean {100 * found.clean_error:.1f} %"
-    return _heat_map(rows, _WORDS, [*map(str, SEVERITIES), "mean"], name, subtitle)
+    return _heat_map(rows, _WORDS, [*map(str, SEVERITIES), "mean"], _short(name), subtitle)
+
+
+def _short(name: str) -> str:
+    """The end of a long path."""
+    return name if len(name) <= 34 else f"...{name[-31:]}"
 
 
 def _heat_map(
@@ -62,7 +67,7 @@ def _heat_map(
     width, height = wide * len(columns), high * len(rows)
     figure = new_figure(max(left + width + apart + 0.3, 5.6), height + top + 0.2)
     heading(figure, 0.2, height + top + 0.07, title, subtitle)
-    colours = LinearSegmentedColormap.from_list("error", (FAINT, "#f6c9b2", ORANGE, "#8c2a12"))
+    colours = LinearSegmentedColormap.from_list("error", (FAINT, *HEAT[1:]))
     values = np.array(errors)
     for first, last, shift in ((0, len(columns) - 1, 0.0), (len(columns) - 1, len(columns), apart)):
         axes = place(figure, left + first * wide + shift, 0.15, (last - first) * wide, height)

@@ -49,6 +49,16 @@ def test_several_models_by_corruption():
     assert columns == ["clean", *CORRUPTIONS]
 
 
+def test_long_names_are_cut():
+    name = "/a/very/long/path/to/the/folder/of/runs/on/some/machine/pct-modelnet40"
+    found = Robustness(ERRORS, 0.125, 80)
+    figures = robustness_figure({name: found}), robustness_figure({name: found, "other": found})
+    for figure in figures:
+        check_page(figure)
+    assert f"...{name[-31:]}" in texts(figures[0])
+    assert figures[1].axes[0].get_yticklabels()[0].get_text() == f"...{name[-31:]}"
+
+
 def test_no_model():
     with pytest.raises(ValueError, match="at least one model"):
         robustness_figure({})
