@@ -60,6 +60,7 @@ COMMANDS = {
             "pctransformer train classification --data FOLDER --epochs 60 --out runs/first",
             "pctransformer train classification --model patch_mixer_small --model-options mixer=lstm",
             "pctransformer train classification --resume runs/first",
+            "pctransformer train classification --model point_mae_small --pretrained runs/pretrained --freeze",
         ),
     ),
     "train pretraining": Command(

@@ -47,9 +47,13 @@ def train(settings: ClassificationTraining) -> RunFolder:
 def _plan(settings: ClassificationTraining, pretrained: Path | None, folder: RunFolder, world: World) -> Plan:
     sets = data.training_data(settings.data, settings.seed)
     class_names = sets.train.class_names
-    sizes: dict[str, Any] = {"in_channels": 6 if settings.data.normals else 3, "num_classes": len(class_names)}
-    model = make_model(settings.model, settings.model_options, task="classification", pretrained=pretrained, **sizes)
-    about = describe_run(settings, sets.train, sets.held_out, **sizes)
+    made: dict[str, Any] = {"in_channels": 6 if settings.data.normals else 3, "num_classes": len(class_names)}
+    if settings.freeze:
+        made["linear_probe"] = True
+    model = make_model(settings.model, settings.model_options, task="classification", pretrained=pretrained, **made)
+    about = describe_run(settings, sets.train, sets.held_out, **made)
+    share = settings.data.label_fraction
+    labelled = "" if share == 1 else f", the {100 * share:.4g} % that are labelled"
     return Plan(
         task=Task(
             model=model,
@@ -61,7 +65,7 @@ def _plan(settings: ClassificationTraining, pretrained: Path | None, folder: Run
             about={**about, "class_names": list(class_names)},
         ),
         data=f"{settings.data.data}: {len(sets.train)} shapes of {len(class_names)} classes, {len(sets.held_out)} more"
-        " held out",
+        f" held out{labelled}",
         finish=lambda best, display: _finish(settings, best, display, world.device),
         use=f"pctransformer predict FILE --model {folder.path}",
     )

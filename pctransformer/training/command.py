@@ -86,14 +86,19 @@ def train(settings: TrainingSettings, plan: MakePlan[TrainingSettings]) -> RunFo
 
 
 def describe_run(
-    settings: Training, train: CloudDataset, held_out: CloudDataset, *, in_channels: int, num_classes: int | None
+    settings: Training,
+    train: CloudDataset,
+    held_out: CloudDataset,
+    *,
+    num_classes: int | None,
+    **options: Any,
 ) -> dict[str, Any]:
     """What a task's checkpoints say about themselves, see `training/checkpoint.py`; tasks with classes add their names.
 
     Args:
         settings: of the run.
         train, held_out: both parts of the data; how many shapes, and a digest of them, tell whether it has changed.
-        in_channels, num_classes: of the model, besides the options that settings give it.
+        num_classes, options: of the model, besides the options that settings give it.
     """
     digest = hashlib.sha256()
     for part in (train, held_out):
@@ -103,7 +108,7 @@ def describe_run(
         "task": settings.task,
         "model": {
             "name": settings.model,
-            "options": {"in_channels": in_channels, **settings.model_options},
+            "options": {**options, **settings.model_options},
             "num_classes": num_classes,
         },
         "settings": to_json(settings),

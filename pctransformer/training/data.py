@@ -41,18 +41,22 @@ class TrainingData:
 
 
 def training_data(settings: DataSettings, seed: int) -> TrainingData:
-    """Read the training set and hold out a part of each class.
+    """Read the training set, keep of each class what is labelled, and hold out a part of that.
 
     Raises:
         UserError: a file is missing or broken, or there are too few shapes.
     """
     data = open_split(settings, "train")
     _check_share("--validation", settings.validation)
+    if not 0 < settings.label_fraction <= 1:
+        raise UserError(f"--label-fraction must be above 0 and at most 1, got {settings.label_fraction}")
+    if settings.label_fraction < 1:
+        data = data.hold_out(settings.label_fraction, seed=seed)[1]
     rest, held_out = data.hold_out(settings.validation)
     if not len(held_out) or not len(rest):
         raise UserError(
-            f"{settings.data} has {len(data)} training shapes of {len(data.class_names)} classes: too few to hold some"
-            " out; every class needs two"
+            f"{settings.data} has {len(data)} labelled training shapes of {len(data.class_names)} classes: too few to"
+            " hold some out; every class needs two"
         )
     return TrainingData(
         rest.with_transform(training_transform(settings), seed=seed),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import json
 import types
 import typing
 from collections.abc import Mapping
@@ -14,6 +15,8 @@ from torch import nn
 from pctransformer.errors import UserError
 from pctransformer.models import create_model, list_models, model_info, model_options
 from pctransformer.models.registry import Task
+from pctransformer.models.tensor_file import read_tensors
+from pctransformer.training.checkpoint import find_checkpoint
 
 
 def make_model(
@@ -24,6 +27,7 @@ def make_model(
     in_channels: int,
     num_classes: int | None,
     pretrained: Path | None = None,
+    linear_probe: bool = False,
 ) -> nn.Module:
     """A model to train.
 
@@ -33,7 +37,8 @@ def make_model(
         task: what it is trained for.
         in_channels: 3 + C, as the data has it.
         num_classes: likewise; None without labels.
-        pretrained: weights to start from.
+        pretrained: weights to start from: a run, whose best checkpoint is taken, or a file.
+        linear_probe: see `create_model`.
 
     Raises:
         UserError: there is no such model for this task, or no such option, an option's value does not fit, or the
@@ -44,7 +49,13 @@ def make_model(
             names = ", ".join(list_models(task=task))
             raise UserError(f"--model {name} is for {other}; for {task} there are {names}")
         _check(name, options)
-        return create_model(name, num_classes=num_classes, pretrained=pretrained, in_channels=in_channels, **options)
+        if pretrained is not None:
+            pretrained = find_checkpoint(pretrained)
+            _check_pretraining(pretrained, name, options)
+        return create_model(
+            name, num_classes=num_classes, pretrained=pretrained, linear_probe=linear_probe, in_channels=in_channels,
+            **options,
+        )  # fmt: skip
     except (ValueError, TypeError, FileNotFoundError) as error:
         raise UserError(str(error)) from error
 
@@ -58,6 +69,34 @@ def _check(model: str, options: Mapping[str, Any]) -> None:
         if not _fits(value, known[name]):
             wanted = inspect.formatannotation(known[name])
             raise UserError(f"--model-options: {name} of {model} must be {wanted}, got {value!r}")
+
+
+def _check_pretraining(file: Path, model: str, options: Mapping[str, Any]) -> None:
+    """Refuse weights of our own pretraining that would load, or almost, but mean something else in this model.
+
+    Numbers of heads, for one, are in no weight's shape.
+    """
+    about = read_tensors(file)[1] if file.suffix == ".safetensors" else {}
+    if about.get("task") != "pretraining" or (begun := about["model"])["name"] == model:
+        return
+    classifier = begun["name"].removesuffix("_pretraining")
+    if classifier != model:
+        raise UserError(f"{file} was pretrained to become {classifier}, not {model}; give --model {classifier}")
+    theirs, ours = (
+        {option: parameter.default for option, parameter in model_options(name).items()} | dict(given)
+        for name, given in ((begun["name"], begun["options"]), (model, options))
+    )
+    for option in sorted((theirs.keys() & ours.keys()) - options.keys() - {"in_channels", "drop_path"}):
+        if not _same(theirs[option], ours[option]):
+            raise UserError(
+                f"{file} was pretrained with {option} {theirs[option]}, but {model} has {ours[option]}; give"
+                f" --model-options {option}={json.dumps(theirs[option])}"
+            )
+
+
+def _same(a: Any, b: Any) -> bool:
+    """Whether two options are equal; what was stored as JSON has lists for tuples."""
+    return bool(list(a) == list(b)) if isinstance(a, (list, tuple)) and isinstance(b, (list, tuple)) else bool(a == b)
 
 
 def _fits(value: Any, kind: Any) -> bool:

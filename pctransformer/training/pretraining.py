@@ -53,8 +53,8 @@ def train(settings: Pretraining) -> RunFolder:
 # ---- the training ----------------------------------------------------------------------------------------------------
 def _plan(settings: Pretraining, pretrained: Path | None, folder: RunFolder, world: World) -> Plan:
     sets = data.unlabelled_data(settings.data, settings.seed)
-    sizes: dict[str, Any] = {"in_channels": 3, "num_classes": None}
-    model = make_model(settings.model, settings.model_options, task="pretraining", pretrained=pretrained, **sizes)
+    made: dict[str, Any] = {"in_channels": 3, "num_classes": None}
+    model = make_model(settings.model, settings.model_options, task="pretraining", pretrained=pretrained, **made)
     classifier = settings.model.removesuffix("_pretraining")
     return Plan(
         task=Task(
@@ -64,7 +64,7 @@ def _plan(settings: Pretraining, pretrained: Path | None, folder: RunFolder, wor
             loss=_Loss(model),
             validate=_Validation(sets.held_out, settings, world),
             prefer=lambda found: (-found["loss"],),
-            about=describe_run(settings, sets.train, sets.held_out, **sizes),
+            about=describe_run(settings, sets.train, sets.held_out, **made),
         ),
         data=f"{' and '.join(settings.data.data)}: {len(sets.train)} shapes, {len(sets.held_out)} more held out",
         finish=lambda best, display: _finish(settings, sets.held_out, best, display, world.device),

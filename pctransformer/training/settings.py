@@ -69,6 +69,9 @@ class DataSettings:
     """Published recipe of random changes; `point_mae` stretches each axis by 2/3 to 3/2 and shifts by up to 0.2."""
     validation: float = 0.1
     """Share of each training class that is held out, to choose the epoch by; the same shapes for every seed."""
+    label_fraction: float = 1.0
+    """Share of the training shapes of each class that are labelled, held-out ones included; the rest is not used. Which
+    ones depends on the seed."""
     num_shapes: int = 2000
     """Generated shapes to train on; a quarter as many to test on."""
 
@@ -168,7 +171,10 @@ class ClassificationTraining(Training):
     model: str = "pct_small"
     """One of `pctransformer models`."""
     pretrained: Path | None = None
-    """Weights to start from; the last layer starts anew where the classes are others."""
+    """Weights to start from: a run, of pretraining or of other classes, or a file. The last layer starts anew where the
+    classes are others, and what the model is pretrained without; anything else has to be there."""
+    freeze: bool = False
+    """Linear probe: keep the model as it is, and train one linear layer on what it makes of clouds."""
     data: DataSettings = field(default_factory=DataSettings)
     optimization: SupervisedOptimization = field(default_factory=SupervisedOptimization)
 
