@@ -40,8 +40,7 @@ def run(config: Config) -> int:
 
     folder = train(settings(config)).path
     print(
-        f"\nto look again:      pctransformer evaluate {folder}"
-        f"\nto use it:          pctransformer predict FILE.off --model {folder}"
-        "\nto train on yours:  pctransformer train classification --data FOLDER   (one folder of files per class)"
+        f"look again: pctransformer evaluate {folder}"
+        "\nyour data:  pctransformer train classification --data FOLDER   (one folder of files per class)"
     )
     return 0
