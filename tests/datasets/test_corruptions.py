@@ -102,6 +102,8 @@ def test_scale_stretches_axes_apart_and_fills_the_unit_sphere(severity, largest)
         ratios.append((lengths.max() / lengths.min()).item())
     assert max(ratios) <= largest**2 * (1 + 1e-5)
     assert max(ratios) > 0.8 * largest**2
+    stretch = corruption("scale", severity).transforms[0]
+    assert (stretch.low, stretch.high) == pytest.approx((1 / largest, largest))
 
 
 def test_jitter_is_normal_noise_that_grows():
