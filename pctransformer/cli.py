@@ -94,6 +94,15 @@ COMMANDS = {
             "pctransformer robustness runs/first --data FOLDER --json --out runs/first-corrupted",
         ),
     ),
+    "few-shot": Command(
+        "pctransformer.commands.few_shot:Config",
+        "pctransformer.commands.few_shot:run",
+        "say how well a model's features tell classes apart after a handful of labels",
+        (
+            "pctransformer few-shot runs/pretrained",
+            "pctransformer few-shot runs/pretrained --data FOLDER --ways 5 --shots 1 5",
+        ),
+    ),
     "predict": Command(
         "pctransformer.commands.predict:Config",
         "pctransformer.commands.predict:run",

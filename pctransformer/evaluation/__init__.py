@@ -7,18 +7,22 @@ from pctransformer.evaluation.classification import (
     predict_logits,
     vote,
 )
+from pctransformer.evaluation.few_shot import FewShotScore, few_shot, logistic_regression
 from pctransformer.evaluation.robustness import Robustness, comparison_table, evaluate_robustness
 from pctransformer.evaluation.segmentation import PartScore, evaluate_segmenter, parts_of_classes, predict_parts
 
 __all__ = [
     "ClassificationScore",
     "Evaluation",
+    "FewShotScore",
     "PartScore",
     "Robustness",
     "comparison_table",
     "evaluate_classifier",
     "evaluate_robustness",
     "evaluate_segmenter",
+    "few_shot",
+    "logistic_regression",
     "parts_of_classes",
     "predict_logits",
     "predict_parts",

@@ -14,8 +14,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from pctransformer.heads.classification import ClassificationHead
+from pctransformer.heads.classification import ClassificationHead, pool
 from pctransformer.models.classifier import Classifier
+from pctransformer.models.pretraining import Pretraining
 from pctransformer.points import PointBatch
 
 
@@ -48,3 +49,15 @@ class LinearProbe(Classifier):
         """What the backbone gives without what it learns with labels only."""
         with torch.no_grad():
             return self.backbone.encode(points)
+
+
+class PooledTokens(nn.Module):
+    """What such a layer sees of each cloud, before its norm: (B, 2 num_features), maximum beside mean of tokens."""
+
+    def __init__(self, backbone: nn.Module) -> None:
+        super().__init__()
+        assert isinstance(backbone, (Classifier, Pretraining))
+        self.backbone = backbone
+
+    def forward(self, points: PointBatch | Tensor | Sequence[Tensor]) -> Tensor:
+        return pool(self.backbone.encode(points), "max_mean")

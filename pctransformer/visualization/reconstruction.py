@@ -45,8 +45,11 @@ def reconstruction_figure(
     side, gap, left = 1.9, 0.15, 1.1
     width, height = max(left + len(clouds) * (side + gap) + 0.15, 5.6), len(rows) * (side + gap) + 1.35
     figure = new_figure(width, height)
-    what = "hidden parts" if masked else "each part, from those before it"
-    heading(figure, 0.25, height - 0.2, "reconstruction", f"what the model made up is red: {what}")
+    share = sum(map(len, made_up)) / max(sum(map(len, made_up)) + sum(map(len, visible)), 1)
+    what = f"{100 * share:.0f} % of the patches were hidden; what the model made up for them is red"
+    if not masked:
+        what = "each part is made up, in red, from the true ones before it"
+    heading(figure, 0.25, height - 0.2, "reconstruction", what)
     for row, title in enumerate(rows):
         bottom = height - 0.9 - (row + 1) * (side + gap)
         figure.text(0.25 / width, (bottom + side / 2) / height, title, fontsize=12, va="center")

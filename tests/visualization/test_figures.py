@@ -223,6 +223,7 @@ def test_reconstruction_shows_what_was_seen_and_what_was_made_up(masked):
     dots = [len(axes.collections[0].get_offsets()) for axes in figure.axes]
     assert dots == [40] * 3 + ([12] * 3 + [42] * 3 if masked else [30] * 3)
     assert ("visible" in texts(figure)) == masked
+    assert ("71 % of the patches were hidden" in texts(figure)[1]) == masked  # 30 of 42
     assert texts(figure)[-3:] == ["a", "b", "..." + (40 * "long")[-23:]]
     frames = [axes.get_xlim() for axes in figure.axes]
     assert frames[:3] == frames[-3:]  # parts stand where they stand in their cloud
