@@ -43,6 +43,14 @@ def test_modelnet_then_own_data(workplace):
     assert (workplace / "runs" / "pct_small-own-2" / "results.json").exists()
 
 
+def test_pretraining(workplace):
+    sizes = ["--epochs", "1", "--points", "64", "--shapes", "190", "--fraction", "0.2"]
+    output = run(workplace, "pretraining.py", *sizes)
+    assert output.splitlines()[-1].startswith("OA 0.")
+    assert output.splitlines()[-1].endswith(" not")
+    assert (workplace / "runs" / "point_mae_small-generated-2" / "results.json").exists()
+
+
 def test_plain_pytorch(workplace):
     output = run(workplace, "plain_pytorch.py", "--epochs", "2", "--shapes", "76")
     assert output.count("OA ") == 2
