@@ -22,6 +22,7 @@ from pctransformer.models.tensor_file import write_tensors
 from pctransformer.models.weights import STATE_PREFIX
 from pctransformer.training.checkpoint import BEST, LAST, Checkpoint
 from pctransformer.training.distributed import World
+from pctransformer.training.memory import peak_memory_mb
 from pctransformer.training.optimizers import create_optimizer, learning_rate
 from pctransformer.training.progress import Display
 from pctransformer.training.repeatability import order_of_epoch, start_step
@@ -148,6 +149,7 @@ class Trainer:
                     "lr": self._lr(epoch * self.batches.steps + self.batches.steps - 1),
                     "shapes_per_second": round(shapes / (trained - begun), 1),
                     "seconds": round(time.perf_counter() - begun, 1),
+                    "peak_memory_mb": peak_memory_mb(self.world.device),
                 }
                 rows.append(row)
                 self.folder.write_metrics(rows)

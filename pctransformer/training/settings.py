@@ -32,11 +32,23 @@ def parse_options(words: Sequence[str]) -> dict[str, Any]:
             raise ValueError(f"{word!r} is not of the form name=value")
         if name in options:
             raise ValueError(f"{name} is given twice")
-        try:
-            options[name] = json.loads(value)
-        except ValueError:
-            options[name] = value
+        options[name] = _value(value)
     return options
+
+
+def write_options(options: Mapping[str, Any]) -> list[str]:
+    """The words that `parse_options` makes these options of."""
+    return [
+        f"{name}={value if isinstance(value, str) and _value(value) == value else json.dumps(value)}"
+        for name, value in options.items()
+    ]
+
+
+def _value(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text
 
 
 ModelOptions = Annotated[
@@ -46,7 +58,7 @@ ModelOptions = Annotated[
         metavar="NAME=VALUE",
         instance_from_str=parse_options,
         is_instance=lambda options: isinstance(options, Mapping),
-        str_from_instance=lambda options: [f"{name}={json.dumps(value)}" for name, value in options.items()],
+        str_from_instance=write_options,
     ),
 ]
 """Options of a model by name; on the command line `mixer=lstm depth=4`."""
@@ -235,6 +247,31 @@ def from_json(kind: type[Settings], values: dict[str, Any]) -> Settings:
             value = tuple(value)
         made[name] = value
     return kind(**made)
+
+
+def to_arguments(settings: Any, default: Any = None) -> list[str]:
+    """The words of a command line that gives these settings: flags and values of all that is not as by default.
+
+    Args:
+        settings: of a dataclass that has a default for each field.
+        default: what is left out; None: a new one.
+    """
+    default = type(settings)() if default is None else default
+    words: list[str] = []
+    for f in dataclasses.fields(settings):
+        value, usual = getattr(settings, f.name), getattr(default, f.name)
+        name = f.name.replace("_", "-")
+        if dataclasses.is_dataclass(value):
+            words += to_arguments(value, usual)
+        elif value == usual:
+            continue
+        elif isinstance(value, bool):
+            words.append(f"--{name}" if value else f"--no-{name}")
+        elif isinstance(value, Mapping):
+            words += [f"--{name}", *write_options(value)]
+        else:
+            words += [f"--{name}", str(value)]
+    return words
 
 
 def differences(given: Any, kept: Any) -> dict[str, tuple[Any, Any]]:

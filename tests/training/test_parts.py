@@ -3,12 +3,14 @@
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
 
 from pctransformer.errors import UserError
+from pctransformer.training.memory import peak_memory_mb
 from pctransformer.training.optimizers import create_optimizer, learning_rate
 from pctransformer.training.repeatability import order_of_epoch, repeatable_kernels, start_step
 from pctransformer.training.run_folder import RunFolder, environment, numbered, same_run
@@ -86,6 +88,30 @@ print(faults() - begin)
         counts[mode] = int(result.stdout)
     assert counts["keep"] < 100
     assert counts["give"] > 1000 or counts["give"] < 100  # large pages may be on, then there is nothing to gain
+
+
+# ---- memory ----------------------------------------------------------------------------------------------------------
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="only Linux tells it")
+def test_peak_memory_is_of_this_process_alone():
+    """It grows by what is touched, stays when that is freed, and a process that is started does not inherit it."""
+    ask = "import torch, pctransformer.training.memory as m; print(m.peak_memory_mb(torch.device('cpu')))"
+    script = f"""
+import subprocess, sys
+{ask}
+torch.ones(10**8)
+print(m.peak_memory_mb(torch.device("cpu")), flush=True)
+subprocess.run([sys.executable, "-c", {ask!r}], check=True)
+"""
+    result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    before, after, of_child = map(int, result.stdout.split())
+    assert after - before == pytest.approx(400, abs=20)
+    assert of_child == pytest.approx(before, abs=50)
+
+
+@pytest.mark.cuda
+def test_peak_memory_of_a_gpu_is_that_of_tensors():
+    torch.ones(10**8, device="cuda")
+    assert 400 <= peak_memory_mb(torch.device("cuda")) < 10_000
 
 
 # ---- run folders -----------------------------------------------------------------------------------------------------

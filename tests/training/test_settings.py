@@ -6,6 +6,7 @@ import typing
 from pathlib import Path
 
 import pytest
+import tyro
 
 from pctransformer.datasets.transforms import RECIPES
 from pctransformer.training.settings import (
@@ -18,14 +19,16 @@ from pctransformer.training.settings import (
     differences,
     from_json,
     parse_options,
+    to_arguments,
     to_json,
+    write_options,
 )
 
 CHANGED = ClassificationTraining(
     out=Path("runs/a"),
     model_options={"mixer": "lstm", "widths": [8, 8], "mixer_options": {"num_heads": 2}},
     seed=3,
-    data=DataSettings(data="x.npz"),
+    data=DataSettings(data="x y.npz", normals=True),
     optimization=SupervisedOptimization(lr=0.5),
 )
 
@@ -54,6 +57,9 @@ def test_options_are_json_or_text():
     words = ["mixer=lstm", "depth=4", "skip=false", "widths=[8, 8]", "drop=1e-1", "given=a=b", "empty="]
     expected = {"mixer": "lstm", "depth": 4, "skip": False, "widths": [8, 8], "drop": 0.1, "given": "a=b", "empty": ""}
     assert parse_options(words) == expected
+    assert parse_options(write_options(expected)) == expected
+    assert write_options(expected)[:2] == ["mixer=lstm", "depth=4"]
+    assert write_options({"text": "4"}) == ['text="4"']
     for wrong, text in (
         (["depth"], "not of the form"),
         (["=4"], "not of the form"),
@@ -61,6 +67,14 @@ def test_options_are_json_or_text():
     ):
         with pytest.raises(ValueError, match=text):
             parse_options(wrong)
+
+
+@pytest.mark.parametrize("settings", [ClassificationTraining(), CHANGED])
+def test_a_command_line_gives_them_again(settings):
+    settings = dataclasses.replace(settings, keep_memory=False)
+    words = to_arguments(settings)
+    assert "--batch-size" not in words
+    assert tyro.cli(ClassificationTraining, args=words, config=(tyro.conf.OmitArgPrefixes,)) == settings
 
 
 def test_every_recipe_can_be_chosen():
