@@ -123,6 +123,16 @@ COMMANDS = {
             "pctransformer explain chair.ply --model runs/first --source 400",
         ),
     ),
+    "compare-mixers": Command(
+        "pctransformer.commands.compare_mixers:Config",
+        "pctransformer.commands.compare_mixers:run",
+        "train one backbone with each token mixer and compare them: accuracy, cost, whether attention is necessary",
+        (
+            "pctransformer compare-mixers --data FOLDER --jobs 2",
+            "pctransformer compare-mixers --mixers self_attention lstm mean_pool --seeds 0 1 --epochs 5",
+            "pctransformer compare-mixers --resume runs/mixers-modelnet10",
+        ),
+    ),
     "models": Command(
         "pctransformer.commands.models:Config",
         "pctransformer.commands.models:run",

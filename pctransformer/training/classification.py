@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -112,7 +113,10 @@ def _finish(
 ) -> Mapping[str, Any]:
     """Test the epoch that was chosen, once, and draw figures."""
     samples = data.testing_data(settings.data)
-    tested = _evaluate(best.build_model().to(device), samples, settings.optimization, device)
+    model = best.build_model().to(device)
+    begun = time.perf_counter()
+    tested = _evaluate(model, samples, settings.optimization, device)
+    speed = len(samples) / (time.perf_counter() - begun)
     folder = display.folder
     draw_training(folder.metrics(), best.about["epoch"], folder.path / "figures")
     draw_evaluation(tested, samples, folder.path / "figures")
@@ -121,4 +125,4 @@ def _finish(
         f"test: OA {tested.score.overall_accuracy:.4f}  mAcc {tested.score.mean_class_accuracy:.4f}  of"
         f" {len(samples)} shapes, epoch {best.about['epoch']}, chosen on {best.about['data']['held_out']} held out"
     )
-    return {"test": tested.as_dict()}
+    return {"test": tested.as_dict(), "test_shapes_per_second": round(speed, 1)}

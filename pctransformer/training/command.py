@@ -71,7 +71,7 @@ def train(settings: TrainingSettings, plan: MakePlan[TrainingSettings]) -> RunFo
     """
     if settings.keep_memory:
         keep_freed_memory()
-    with join_world(settings.device) as world, repeatable_kernels(world.device), _termination():
+    with join_world(settings.device) as world, repeatable_kernels(world.device), termination_as_interruption():
         settings, folder = _folder(settings, world)
         display = Display(folder, quiet=not world.leads)
         if settings.resume is not None and (folder.path / RESULTS).is_file():
@@ -160,7 +160,7 @@ def _kept(given: TrainingSettings, folder: RunFolder) -> TrainingSettings:
 
 
 @contextmanager
-def _termination() -> Iterator[None]:
+def termination_as_interruption() -> Iterator[None]:
     """Treat SIGTERM, which schedulers send before they kill, as Ctrl-C."""
 
     def interrupt(*_: Any) -> None:

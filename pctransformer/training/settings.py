@@ -270,18 +270,18 @@ def to_arguments(settings: Any, default: Any = None) -> list[str]:
         elif isinstance(value, Mapping):
             words += [f"--{name}", *write_options(value)]
         else:
-            words += [f"--{name}", str(value)]
+            words += [f"--{name}", *map(str, value if isinstance(value, tuple) else [value])]
     return words
 
 
-def differences(given: Any, kept: Any) -> dict[str, tuple[Any, Any]]:
+def differences(given: Any, kept: Any, default: Any = None) -> dict[str, tuple[Any, Any]]:
     """Fields whose given value is neither its default nor the kept one: name -> (given, kept)."""
     found: dict[str, tuple[Any, Any]] = {}
-    default = type(given)()
+    default = type(given)() if default is None else default
     for f in dataclasses.fields(given):
-        ours, theirs = getattr(given, f.name), getattr(kept, f.name)
+        ours, theirs, usual = (getattr(settings, f.name) for settings in (given, kept, default))
         if dataclasses.is_dataclass(ours):
-            found |= differences(ours, theirs)
-        elif ours != theirs and ours != getattr(default, f.name):
+            found |= differences(ours, theirs, usual)
+        elif ours != theirs and ours != usual:
             found[f.name] = (ours, theirs)
     return found
