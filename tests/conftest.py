@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
+import sys
+
 import hypothesis
 import pytest
 import torch
 
 hypothesis.settings.register_profile("pctransformer", deadline=None, max_examples=40, derandomize=True)
 hypothesis.settings.load_profile("pctransformer")
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _forget_compiled_functions():
+    """torch.compile gives up on a function that it has compiled too often; each file of tests starts afresh."""
+    yield
+    if "torch._dynamo" in sys.modules:
+        torch._dynamo.reset()
 
 
 def pytest_configure(config: pytest.Config) -> None:
