@@ -7,8 +7,8 @@ position code, whatever the mixer: unlike an image's, they cannot be told from t
 
 With self-attention this is the plain transformer of Point-BERT (Yu et al., 2022, arXiv:2111.14819) and Point-MAE (Pang
 et al., 2022, arXiv:2203.06604): the same tokens, position code and blocks. What differs here: the order of patches,
-positions are added once and not in front of every block, and the mean or maximum over tokens takes the place of a class
-token. For the mixers see `pctransformer.layers.mixers`.
+positions are added once and not in front of every block, and the mean over tokens, their maximum, or both as in PCT,
+take the place of a class token. For the mixers see `pctransformer.layers.mixers`.
 
 (B, N, 3 + C) -> patches in Hilbert order -> tokens + position code -> blocks -> norm -> pool -> perceptron -> logits
 """
@@ -27,6 +27,8 @@ from pctransformer.layers.position import MLPPosition
 from pctransformer.models.classifier import Classifier
 from pctransformer.point_view.patches import PatchEmbedding, make_patches
 from pctransformer.points import PointBatch
+
+Pool = Literal["mean", "max", "max_mean"]
 
 
 class PatchMixer(Classifier):
@@ -54,7 +56,7 @@ class PatchMixer(Classifier):
         dim: int,
         in_channels: int,
         num_classes: int,
-        pool: Literal["mean", "max"],
+        pool: Pool,
         dropout: float = 0.5,
     ) -> None:
         super().__init__()
@@ -64,7 +66,8 @@ class PatchMixer(Classifier):
         self.position = MLPPosition(dim)
         self.blocks = nn.ModuleList(blocks)
         self.norm = nn.LayerNorm(dim)
-        hidden = nn.Sequential(nn.Linear(dim, dim), nn.GELU(), nn.Dropout(dropout))
+        pooled = 2 * dim if pool == "max_mean" else dim
+        hidden = nn.Sequential(nn.Linear(pooled, dim), nn.GELU(), nn.Dropout(dropout))
         self.head = ClassificationHead(hidden, dim, num_classes, reduce=pool)
 
     def forward_features(self, points: PointBatch | Tensor | Sequence[Tensor]) -> PointBatch:
@@ -86,7 +89,7 @@ def patch_mixer(
     mixer: str = "self_attention",
     block: Literal["transformer", "published"] = "transformer",
     mixer_options: Mapping[str, Any] | None = None,
-    pool: Literal["mean", "max"] = "mean",
+    pool: Pool = "mean",
     dim: int = 384,
     depth: int = 12,
     num_patches: int = 64,
@@ -102,7 +105,7 @@ def patch_mixer(
         block: "transformer" puts the mixer in place of attention and leaves everything else alone, for comparisons;
             "published" takes the whole block that the mixer was published in.
         mixer_options: further arguments of `create_mixer` or `create_block`.
-        pool: how tokens become one vector; what serves attention best need not serve others.
+        pool: how tokens become one vector, "max_mean" by both; what serves attention best need not serve others.
         dim: channels of tokens.
         depth: blocks.
         num_patches: tokens of a cloud.
@@ -128,7 +131,7 @@ def patch_mixer_small(
     mixer: str = "self_attention",
     block: Literal["transformer", "published"] = "transformer",
     mixer_options: Mapping[str, Any] | None = None,
-    pool: Literal["mean", "max"] = "mean",
+    pool: Pool = "mean",
 ) -> PatchMixer:
     """4 blocks of 128 channels, 64 patches of 16 points, for training on a CPU."""
     return patch_mixer(

@@ -68,7 +68,9 @@ def test_tokens_follow_the_curve():
 
 
 def test_pooling():
-    for pool, vector in (("mean", lambda t: t.mean(1)), ("max", lambda t: t.amax(1))):
+    vectors = {"mean": lambda t: t.mean(1), "max": lambda t: t.amax(1)}
+    vectors["max_mean"] = lambda t: torch.cat([t.amax(1), t.mean(1)], 1)
+    for pool, vector in vectors.items():
         model = small(pool=pool).eval()
         tokens = model.forward_features(clouds()).features.view(4, 8, -1)
         torch.testing.assert_close(model(clouds()), model.head.classifier(model.head.hidden(vector(tokens))))
