@@ -279,7 +279,7 @@ def _finish(
     from pctransformer.evaluation.comparison import Comparison, Scores
     from pctransformer.evaluation.mixers import HEADER, conclusions, table
     from pctransformer.training.many import is_done
-    from pctransformer.training.run_folder import RESULTS, RunFolder
+    from pctransformer.training.run_folder import RESULTS, RunFolder, same_run
     from pctransformer.visualization.comparison import comparison_figure
 
     runs: dict[str, list[RunFolder]] = {}
@@ -287,9 +287,11 @@ def _finish(
         if settings.out is not None and is_done(settings):
             runs.setdefault(settings.model_options["mixer"], []).append(RunFolder(settings.out))
     results = [_result(mixer, costs[mixer], of_mixer) for mixer, of_mixer in runs.items()]
-    first = next(iter(runs.values()))[0].read_json(RESULTS)
+    first, *others = [run.read_json(RESULTS) for of_mixer in runs.values() for run in of_mixer]
     test_shapes, environment = first["test"]["count"], first["environment"]
     said = conclusions(results, test_shapes)
+    if unlike := sorted({change for other in others for change in same_run(environment, other["environment"])}):
+        said.append(f"Not all trainings ran alike: {'; '.join(unlike)}.")
     folder.write_json(
         "comparison.json",
         {

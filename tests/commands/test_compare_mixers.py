@@ -117,6 +117,19 @@ def test_without_torchrun(monkeypatch, capsys):
     assert "without torchrun" in capsys.readouterr().err
 
 
+def test_trainings_on_other_machines_are_told(finished, tmp_path):
+    folder = tmp_path / "mixers"
+    shutil.copytree(finished, folder)
+    results = folder / "runs" / "mean_pool-0" / "results.json"
+    of_run = json.loads(results.read_text())
+    results.write_text(json.dumps({**of_run, "environment": {**of_run["environment"], "processor": "abacus"}}))
+    assert run("--resume", folder) == 0
+    (said,) = [line for line in (folder / "comparison.md").read_text().splitlines() if "ran alike" in line]
+    assert said.startswith("- Not all trainings ran alike: processor was ")
+    assert said.endswith(", is abacus.")
+    assert "ran alike" not in (finished / "comparison.md").read_text()
+
+
 def test_a_failed_training_is_left_out(finished, tmp_path, capsys, monkeypatch):
     """Those that are done make the table; the next --resume tries again."""
     fail = [sys.executable, "-c", "import sys; sys.exit('pctransformer: the loss is nan')"]
