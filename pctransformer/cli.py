@@ -13,12 +13,17 @@ import importlib
 import os
 import select
 import sys
+import typing
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import pctransformer
 from pctransformer.errors import UserError
+
+if TYPE_CHECKING:
+    from tyro.constructors import PrimitiveConstructorSpec, PrimitiveTypeInfo
 
 
 @dataclass(frozen=True)
@@ -155,6 +160,7 @@ COMMANDS = {
 """A command that is also the first word of others, as `demo` may be of `demo operators`, takes no bare words itself."""
 
 _HELP = ("-h", "--help", "help")
+_METAVARS = {Path: "PATH", str: "STR", int: "INT", float: "FLOAT"}  # as tyro has them
 
 
 def _help(first: str | None = None) -> str:
@@ -229,14 +235,34 @@ def _run(name: str, arguments: Sequence[str]) -> int:
     lines = [f"{command.summary[0].upper()}{command.summary[1:]}.", "", "examples:"]
     lines += [f"  {example}" for example in command.examples]
     lines += [f"\nsee also: pctransformer {name} {second}" for second in _second_words(name)]
-    config = tyro.cli(
-        _load(command.config),
-        prog=f"pctransformer {name}",
-        description="\n".join(lines),
-        args=arguments,
-        config=(tyro.conf.OmitArgPrefixes,),  # settings may be nested; their flags are flat
-    )
+    registry = tyro.constructors.ConstructorRegistry()
+    registry.primitive_rule(_optional)
+    with registry:
+        config = tyro.cli(
+            _load(command.config),
+            prog=f"pctransformer {name}",
+            description="\n".join(lines),
+            args=arguments,
+            config=(tyro.conf.OmitArgPrefixes,),  # settings may be nested; their flags are flat
+        )
     return _load(command.run)(config)
+
+
+def _optional(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec[Any] | None:
+    """An option that may be left out, `int | None`, wants an INT, not what tyro would say: {None}|INT."""
+    from tyro.constructors import PrimitiveConstructorSpec
+
+    kinds = [kind for kind in typing.get_args(info.type) if kind is not type(None)]
+    if len(kinds) != 1 or kinds[0] not in _METAVARS or type(None) not in typing.get_args(info.type):
+        return None
+    (kind,) = kinds
+    return PrimitiveConstructorSpec(
+        nargs=1,
+        metavar=_METAVARS[kind],
+        instance_from_str=lambda words: kind(words[0]),
+        is_instance=lambda value: value is None or isinstance(value, kind),
+        str_from_instance=lambda value: [str(value)],
+    )
 
 
 def _answer(arguments: list[str]) -> int:

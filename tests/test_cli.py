@@ -37,6 +37,7 @@ def test_every_command_explains_itself(name):
     for example in cli.COMMANDS[name].examples:
         assert example.startswith(f"pctransformer {name}")
         assert example in result.stdout
+    assert "{None}" not in result.stdout
 
 
 @pytest.mark.parametrize("name", cli.COMMANDS)
