@@ -158,6 +158,13 @@ _MODELS = {
             _POINT_TRANSFORMER_V3,
             task="segmentation",
         ),
+        ModelInfo(
+            "point_transformer_v3_small_seg",
+            "point_transformer_v3",
+            "Point Transformer V3 for points, three narrow levels for training on a CPU",
+            _POINT_TRANSFORMER_V3,
+            task="segmentation",
+        ),
         ModelInfo("pointnet2_ssg", "pointnet2", "PointNet++, single-scale grouping", _POINTNET2, _YANX27),
         ModelInfo("pointnet2_msg", "pointnet2", "PointNet++, multi-scale grouping", _POINTNET2, _YANX27),
         ModelInfo(

@@ -12,6 +12,7 @@ SMALL = {
         "dims": (16, 32, 48), "depths": (1, 2, 1), "up_dims": (16, 32), "up_depths": (1, 2), "patch_size": 16,
         "cell_size": 0.1,
     },
+    "point_transformer_v3_small_seg": {"patch_size": 16, "cell_size": 0.1},
 }  # fmt: skip
 
 
