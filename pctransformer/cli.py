@@ -89,6 +89,15 @@ COMMANDS = {
             "pctransformer evaluate runs/first --data FOLDER --out runs/first-elsewhere",
         ),
     ),
+    "evaluate-kitti": Command(
+        "pctransformer.commands.evaluate_kitti:Config",
+        "pctransformer.commands.evaluate_kitti:run",
+        "evaluate detections by KITTI's official rules: 2-D, seen from above, 3-D, orientation",
+        (
+            "pctransformer evaluate-kitti training/label_2 detections",
+            "pctransformer evaluate-kitti training/label_2 detections --frames ImageSets/val.txt --json results.json",
+        ),
+    ),
     "robustness": Command(
         "pctransformer.commands.robustness:Config",
         "pctransformer.commands.robustness:run",

@@ -1,4 +1,4 @@
-"""How good predictions are: scores of classifiers, their robustness, and part segmentation, as papers report them."""
+"""How good predictions are: scores of classifiers, their robustness, parts, KITTI, as papers report them."""
 
 from pctransformer.evaluation.classification import (
     ClassificationScore,
@@ -8,6 +8,7 @@ from pctransformer.evaluation.classification import (
     vote,
 )
 from pctransformer.evaluation.few_shot import FewShotScore, few_shot, logistic_regression
+from pctransformer.evaluation.kitti import KittiScore, evaluate_kitti
 from pctransformer.evaluation.robustness import Robustness, comparison_table, evaluate_robustness
 from pctransformer.evaluation.segmentation import PartScore, evaluate_segmenter, parts_of_classes, predict_parts
 
@@ -15,10 +16,12 @@ __all__ = [
     "ClassificationScore",
     "Evaluation",
     "FewShotScore",
+    "KittiScore",
     "PartScore",
     "Robustness",
     "comparison_table",
     "evaluate_classifier",
+    "evaluate_kitti",
     "evaluate_robustness",
     "evaluate_segmenter",
     "few_shot",
