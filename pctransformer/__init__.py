@@ -11,7 +11,10 @@ from typing import Any
 __version__ = "0.1.0"
 
 _MODULE_OF = {
+    "BevMap": "pctransformer.voxels",
+    "Grid": "pctransformer.voxels",
     "PointBatch": "pctransformer.points",
+    "VoxelBatch": "pctransformer.voxels",
     "datasets": "pctransformer.datasets",
     "create_mixer": "pctransformer.layers.mixers",
     "create_model": "pctransformer.models",
@@ -24,7 +27,10 @@ _MODULE_OF = {
 }
 
 __all__ = [
+    "BevMap",
+    "Grid",
     "PointBatch",
+    "VoxelBatch",
     "__version__",
     "create_mixer",
     "create_model",

@@ -8,9 +8,15 @@ from pctransformer.models import create_model as create_model
 from pctransformer.models import list_models as list_models
 from pctransformer.points import PointBatch as PointBatch
 from pctransformer.predict import load as load
+from pctransformer.voxels import BevMap as BevMap
+from pctransformer.voxels import Grid as Grid
+from pctransformer.voxels import VoxelBatch as VoxelBatch
 
 __all__ = [
+    "BevMap",
+    "Grid",
     "PointBatch",
+    "VoxelBatch",
     "__version__",
     "create_mixer",
     "create_model",
