@@ -95,7 +95,8 @@ class PointBatch:
     def validate(self) -> PointBatch:
         """Check values: offsets from 0 to N that never decrease, a true `max_points`, finite coordinates.
 
-        `from_*` do this on CPU. On CUDA it waits for the device, so nobody does it unasked.
+        `from_*` do this on CPU, but for what `torch.compile` and `torch.export` make of them. On CUDA it waits for the
+        device, so nobody does it unasked.
 
         Returns:
             the batch itself.
@@ -301,7 +302,8 @@ class PointBatch:
         if max_points is None and on_host:
             max_points = int(offsets.diff().max()) if offsets.numel() > 1 else 0
         batch = cls(xyz.float().contiguous(), offsets, features, max_points, origin)
-        return batch.validate() if on_host else batch
+        # a graph that is being traced has no values yet
+        return batch.validate() if on_host and not torch.compiler.is_compiling() else batch
 
     # ---- changed copies ----------------------------------------------------------------------------------------------
     def replace(self, **changes: Any) -> PointBatch:

@@ -11,7 +11,7 @@ from pctransformer.layers.recording import RecordedLayer, shares_of_maximum
 from pctransformer.ops import segment
 from pctransformer.points import PointBatch, pad_packed, padded_rows
 
-Reduce = Literal["max", "mean", "max_mean", "first_max", "last_max"]
+Reduce = Literal["max", "mean", "max_mean", "first", "first_max", "last_max"]
 
 
 def pool(tokens: PointBatch, reduce: Reduce) -> Tensor:
@@ -19,9 +19,10 @@ def pool(tokens: PointBatch, reduce: Reduce) -> Tensor:
 
     Args:
         tokens: with C channels.
-        reduce: "max" and "mean" of all tokens, zeros for a cloud without any; "max_mean" is both side by side;
-            "first_max" and "last_max" for clouds with equally many tokens, at least two: the first, which is a class
-            token, or the last, which in causal models has seen all, and beside it the maximum of the others.
+        reduce: "max" and "mean" of all tokens, zeros for a cloud without any; "max_mean" is both side by side; "first"
+            for clouds with equally many tokens, the first of which is a class token; "first_max" and "last_max"
+            likewise, for at least two: the first, or the last, which in causal models has seen all, and beside it the
+            maximum of the others.
 
     Returns:
         (B, C), or (B, 2 C) with two of them side by side.
@@ -32,11 +33,14 @@ def pool(tokens: PointBatch, reduce: Reduce) -> Tensor:
     features = tokens.features
     if features is None:
         raise ValueError("pooling needs tokens with features, these have none")
-    if reduce == "first_max" or reduce == "last_max":
+    if reduce == "first" or reduce == "first_max" or reduce == "last_max":
         count = tokens.max_points if tokens.is_dense else None
-        if count is None or count < 2:
-            raise ValueError(f"{reduce} needs clouds with equally many tokens, at least two, got {tokens}")
+        least, name = (1, "one") if reduce == "first" else (2, "two")
+        if count is None or count < least:
+            raise ValueError(f"{reduce} needs clouds with equally many tokens, at least {name}, got {tokens}")
         dense = features.view(len(tokens), count, -1)
+        if reduce == "first":
+            return dense[:, 0]
         one, others = (dense[:, 0], dense[:, 1:]) if reduce == "first_max" else (dense[:, -1], dense[:, :-1])
         offsets = torch.arange(len(tokens) + 1, device=features.device) * (count - 1)
         return torch.cat([one, segment(others.flatten(0, 1), offsets, "max")], 1)
@@ -85,6 +89,8 @@ class ClassificationHead(RecordedLayer):
             shares = shares_of_maximum(values, rows)
         elif self.reduce == "max_mean":
             shares = (shares_of_maximum(values, rows) + of_mean) / 2
+        elif self.reduce == "first":
+            shares = torch.zeros_like(of_mean).index_fill(1, torch.zeros(1, dtype=torch.int64, device=rows.device), 1.0)
         else:
             half = torch.full_like(rows[:, :1], 0.5, dtype=torch.float32)
             first = self.reduce == "first_max"

@@ -117,6 +117,21 @@ class LearnedPosition(nn.Module):
         return self.table[:tokens].expand(*xyz.shape[:-1], -1)
 
 
+class NoPosition(nn.Module):
+    """Zeros, for tokens that are not told where they are.
+
+    Args:
+        dim: channels.
+    """
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.dim = dim
+
+    def forward(self, xyz: Tensor) -> Tensor:
+        return xyz.new_zeros(*xyz.shape[:-1], self.dim)
+
+
 class RotaryPosition(nn.Module):
     """Rotates queries and keys by angles that grow with their coordinates, so that scores know differences of position.
 

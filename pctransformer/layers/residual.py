@@ -57,7 +57,7 @@ class Residual(nn.Module):
         post-norm   y = norm(x + after(part(x)))
 
     Args:
-        norm: a layer like `nn.LayerNorm(dim)`.
+        norm: a layer like `nn.LayerNorm(dim)`; None for parts that want none.
         norm_first: pre-norm, as most vision models; or post-norm, as the first transformer.
         scale: a layer like `LayerScale(dim)` behind the part, or None.
         dropout: share of channels set to zero behind the part, in training.
@@ -69,7 +69,7 @@ class Residual(nn.Module):
 
     def __init__(
         self,
-        norm: nn.Module,
+        norm: nn.Module | None = None,
         *,
         norm_first: bool = True,
         scale: nn.Module | None = None,
@@ -77,7 +77,7 @@ class Residual(nn.Module):
         drop_path: float = 0.0,
     ) -> None:
         super().__init__()
-        self.norm, self.norm_first = norm, norm_first
+        self.norm, self.norm_first = norm or nn.Identity(), norm_first
         self.dropout, self.scale, self.drop_path = nn.Dropout(dropout), scale or nn.Identity(), DropPath(drop_path)
 
     def forward(self, x: Tensor, part: Callable[[Tensor], Tensor], offsets: Tensor | None = None) -> Tensor:

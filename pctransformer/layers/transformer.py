@@ -4,7 +4,7 @@
     tokens, memory  -> Decoder: (self-attention, attention to the memory, perceptron) x depth, norm
 
 Each part of a layer adds something to the tokens: `Residual`. In place of attention an encoder layer takes any token
-mixer. Tokens are dense, padded or packed, as in `MultiHeadAttention`.
+mixer, and its parts in any order. Tokens are dense, padded or packed, as in `MultiHeadAttention`.
 """
 
 from __future__ import annotations
@@ -19,25 +19,66 @@ from torch.utils.checkpoint import checkpoint as checkpointed
 from pctransformer.layers.attention import MultiHeadAttention
 from pctransformer.layers.mlp import MLP
 from pctransformer.layers.recording import RecordedLayer, is_recorded
-from pctransformer.layers.residual import Residual
+from pctransformer.layers.residual import LayerScale, Residual
 
 
-class EncoderLayer(nn.Module):
-    """A part that looks across tokens, then one that looks at each by itself.
+class TokenMixing(nn.Module):
+    """The part of a layer that looks across tokens.
 
     Args:
         mixer: (tokens, valid) -> tokens: a `MultiHeadAttention`, or one of `layers.mixers`.
+        residual: what is around it.
+    """
+
+    def __init__(self, mixer: nn.Module, residual: Residual) -> None:
+        super().__init__()
+        self.mixer, self.residual = mixer, residual
+
+    def forward(
+        self, x: Tensor, valid: Tensor | None = None, *, offsets: Tensor | None = None, positions: Tensor | None = None
+    ) -> Tensor:
+        """All arguments are those of `EncoderLayer`."""
+        where = _given(offsets=offsets, positions=positions)
+        return self.residual(x, lambda x: self.mixer(x, valid, **where), offsets)
+
+
+class ChannelMixing(nn.Module):
+    """The part of a layer that looks at each token by itself.
+
+    Args:
         mlp: tokens -> tokens.
-        residual: makes the `Residual` around each of them, for instance `lambda: Residual(nn.LayerNorm(dim))`.
+        residual: what is around it.
+    """
+
+    def __init__(self, mlp: nn.Module, residual: Residual) -> None:
+        super().__init__()
+        self.mlp, self.residual = mlp, residual
+
+    def forward(
+        self, x: Tensor, valid: Tensor | None = None, *, offsets: Tensor | None = None, positions: Tensor | None = None
+    ) -> Tensor:
+        """All arguments are those of `EncoderLayer`; what other tokens are does not matter."""
+        return self.residual(x, self.mlp, offsets)
+
+
+class EncoderLayer(nn.Module):
+    """Parts one after another, each of which adds something to the tokens.
+
+    Most have one that looks across tokens, then one that looks at each by itself. Published layers differ in the order
+    of parts and in what is around each, and some have one part only: `layers.mixers` has them.
+
+    What comes out at padding means nothing, and reaches no real token in later layers.
+
+    Args:
+        parts: in the order in which tokens pass them.
 
     Source: Vaswani et al., 2017, section 3.1; with other mixers Yu et al., MetaFormer is actually what you need for
     vision, 2022.
     """
 
-    def __init__(self, mixer: nn.Module, mlp: nn.Module, residual: Callable[[], Residual]) -> None:
+    def __init__(self, *parts: TokenMixing | ChannelMixing) -> None:
         super().__init__()
-        self.mixer, self.mixer_residual = mixer, residual()
-        self.mlp, self.mlp_residual = mlp, residual()
+        self.parts = nn.ModuleList(parts)
 
     def forward(
         self, x: Tensor, valid: Tensor | None = None, *, offsets: Tensor | None = None, positions: Tensor | None = None
@@ -47,9 +88,9 @@ class EncoderLayer(nn.Module):
             x: tokens, dense (B, S, C) or packed (N, C).
             valid, offsets, positions: see `MultiHeadAttention`. Other mixers know `valid` alone.
         """
-        where = _given(offsets=offsets, positions=positions)
-        x = self.mixer_residual(x, lambda x: self.mixer(x, valid, **where), offsets)
-        return self.mlp_residual(x, self.mlp, offsets)
+        for part in self.parts:
+            x = part(x, valid, offsets=offsets, positions=positions)
+        return x
 
 
 class DecoderLayer(nn.Module):
@@ -225,6 +266,35 @@ class ClassToken(RecordedLayer):
 
 
 # ---- sizes -----------------------------------------------------------------------------------------------------------
+def pre_norm_layer(
+    mixer: nn.Module,
+    dim: int,
+    *,
+    mlp_ratio: float = 4.0,
+    norm: Callable[[int], nn.Module] = nn.LayerNorm,
+    drop_path: float = 0.0,
+    layer_scale: float | None = None,
+) -> EncoderLayer:
+    """The layer of vision transformers, with attention or any token mixer: U = X + mixer(LN(X)), Y = U + MLP(LN(U)).
+
+    Args:
+        mixer: see `TokenMixing`.
+        dim: channels.
+        mlp_ratio: channels between the layers of the perceptron, over dim.
+        norm: makes a norm for so many channels.
+        drop_path: share of sequences that each part leaves as they are, in training.
+        layer_scale: where the factors of a `LayerScale` behind each part start; None: there is none.
+
+    Source: Dosovitskiy et al., 2021, equations 2 and 3.
+    """
+
+    def residual() -> Residual:
+        scale = None if layer_scale is None else LayerScale(dim, layer_scale)
+        return Residual(norm(dim), scale=scale, drop_path=drop_path)
+
+    return EncoderLayer(TokenMixing(mixer, residual()), ChannelMixing(MLP(dim, round(mlp_ratio * dim)), residual()))
+
+
 def pre_norm_encoder(
     dim: int,
     *,
@@ -234,6 +304,7 @@ def pre_norm_encoder(
     qkv_bias: bool = True,
     causal: bool = False,
     drop_path: float = 0.0,
+    layer_scale: float | None = None,
     norm: Callable[[int], nn.Module] = nn.LayerNorm,
     checkpoint: bool = False,
 ) -> Encoder:
@@ -243,11 +314,10 @@ def pre_norm_encoder(
         dim: channels.
         depth: layers.
         num_heads: heads of each attention layer.
-        mlp_ratio: channels between the layers of the perceptron, over dim.
         qkv_bias, causal: of attention.
         drop_path: share of sequences that the last layer leaves as they are; the first leaves none, those between
             follow a straight line.
-        norm: makes a norm for so many channels.
+        mlp_ratio, layer_scale, norm: see `pre_norm_layer`.
         checkpoint: see `Encoder`.
 
     Source: Dosovitskiy et al., 2021, equations 2 to 4; drop path after Touvron et al., DeiT, 2021.
@@ -255,7 +325,7 @@ def pre_norm_encoder(
 
     def layer(share: float) -> EncoderLayer:
         attention = MultiHeadAttention(dim, num_heads, qkv_bias=qkv_bias, causal=causal)
-        return EncoderLayer(attention, MLP(dim, round(mlp_ratio * dim)), lambda: Residual(norm(dim), drop_path=share))
+        return pre_norm_layer(attention, dim, mlp_ratio=mlp_ratio, norm=norm, drop_path=share, layer_scale=layer_scale)
 
     shares = [drop_path * i / max(depth - 1, 1) for i in range(depth)]
     return Encoder(map(layer, shares), norm(dim), checkpoint=checkpoint)
@@ -275,7 +345,10 @@ def base_transformer(
     def attention(causal: bool = False) -> MultiHeadAttention:
         return MultiHeadAttention(dim, num_heads, causal=causal)
 
-    encoder = Encoder(EncoderLayer(attention(), mlp(), residual) for _ in range(depth))
+    def encoder_layer() -> EncoderLayer:
+        return EncoderLayer(TokenMixing(attention(), residual()), ChannelMixing(mlp(), residual()))
+
+    encoder = Encoder(encoder_layer() for _ in range(depth))
     decoder = Decoder(DecoderLayer(attention(causal=True), attention(), mlp(), residual) for _ in range(depth))
     return Transformer(encoder, decoder)
 

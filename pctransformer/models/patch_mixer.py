@@ -8,77 +8,26 @@ position code, whatever the mixer: unlike an image's, they cannot be told from t
 With self-attention this is the plain transformer of Point-BERT (Yu et al., 2022, arXiv:2111.14819) and Point-MAE (Pang
 et al., 2022, arXiv:2203.06604): the same tokens, position code and blocks. What differs here: the order of patches,
 positions are added once and not in front of every block, and the mean over tokens, their maximum, or both as in PCT,
-take the place of a class token. For the mixers see `pctransformer.layers.mixers`.
+take the place of a class token. For the mixers see `pctransformer.layers.mixers`; the network is `PointViT`.
 
 (B, N, 3 + C) -> patches in Hilbert order -> tokens + position code -> blocks -> norm -> pool -> perceptron -> logits
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, Literal
 
-from torch import Tensor, nn
+from torch import nn
 
 from pctransformer.heads.classification import ClassificationHead
 from pctransformer.layers.mixers import create_block, create_mixer
-from pctransformer.layers.mixers.blocks import Block, transformer_block
 from pctransformer.layers.position import MLPPosition
-from pctransformer.models.classifier import Classifier
-from pctransformer.point_view.patches import PatchEmbedding, make_patches
-from pctransformer.points import PointBatch
+from pctransformer.layers.transformer import Encoder, pre_norm_layer
+from pctransformer.models.point_vit import PatchStem, PointViT
+from pctransformer.point_view.patches import PatchEmbedding
 
 Pool = Literal["mean", "max", "max_mean"]
-
-
-class PatchMixer(Classifier):
-    """Patches as tokens, then blocks.
-
-    Args:
-        num_patches: tokens of a cloud, whatever its size.
-        patch_size: points of a patch.
-        embedding: from patches to tokens with `dim` channels.
-        blocks: called as mixers are, with tokens (B, num_patches, dim).
-        dim: channels of tokens.
-        in_channels: channels of the input, 3 + C.
-        num_classes: logits.
-        pool: how tokens become one vector.
-        dropout: in the head.
-    """
-
-    def __init__(
-        self,
-        *,
-        num_patches: int,
-        patch_size: int,
-        embedding: PatchEmbedding,
-        blocks: Sequence[Block],
-        dim: int,
-        in_channels: int,
-        num_classes: int,
-        pool: Pool,
-        dropout: float = 0.5,
-    ) -> None:
-        super().__init__()
-        self.in_channels, self.num_features = in_channels, dim
-        self.num_patches, self.patch_size = num_patches, patch_size
-        self.embedding = embedding
-        self.position = MLPPosition(dim)
-        self.blocks = nn.ModuleList(blocks)
-        self.norm = nn.LayerNorm(dim)
-        pooled = 2 * dim if pool == "max_mean" else dim
-        hidden = nn.Sequential(nn.Linear(pooled, dim), nn.GELU(), nn.Dropout(dropout))
-        self.head = ClassificationHead(hidden, dim, num_classes, reduce=pool)
-
-    def forward_features(self, points: PointBatch | Tensor | Sequence[Tensor]) -> PointBatch:
-        batch = PointBatch.of(points, self.in_channels)
-        patches = make_patches(batch, self.num_patches, self.patch_size, order="hilbert")
-        embedded = self.embedding(patches).features  # (B * K, C)
-        assert embedded is not None
-        x = (embedded + self.position(patches.centers.xyz)).view(len(batch), self.num_patches, -1)  # (B, K, C)
-        for block in self.blocks:
-            x = block(x)
-        return patches.centers.replace(features=self.norm(x).flatten(0, 1))
 
 
 # ---- sizes -----------------------------------------------------------------------------------------------------------
@@ -95,7 +44,7 @@ def patch_mixer(
     num_patches: int = 64,
     patch_size: int = 32,
     widths: tuple[int, int] = (128, 256),
-) -> PatchMixer:
+) -> PointViT:
     """Point-MAE's size: 12 blocks of 384 channels, 64 patches of 32 points; 22 002 088 parameters with self-attention.
 
     Args:
@@ -116,11 +65,14 @@ def patch_mixer(
     if block == "published":
         blocks = [create_block(mixer, **options) for _ in range(depth)]
     else:
-        blocks = [transformer_block(create_mixer(mixer, **options)) for _ in range(depth)]
-    return PatchMixer(
-        num_patches=num_patches, patch_size=patch_size, blocks=blocks, dim=dim,
-        embedding=PatchEmbedding(dim, in_channels=in_channels, widths=widths),
-        in_channels=in_channels, num_classes=num_classes, pool=pool,
+        blocks = [pre_norm_layer(create_mixer(mixer, **options), dim) for _ in range(depth)]
+    embedding = PatchEmbedding(dim, in_channels=in_channels, widths=widths)
+    position = MLPPosition(dim)
+    hidden = nn.Sequential(nn.Linear(2 * dim if pool == "max_mean" else dim, dim), nn.GELU(), nn.Dropout(0.5))
+    return PointViT(
+        stem=PatchStem(embedding, num_patches=num_patches, patch_size=patch_size),
+        position=position, class_token=None, encoder=Encoder(blocks, nn.LayerNorm(dim)),
+        head=ClassificationHead(hidden, dim, num_classes, reduce=pool), dim=dim, in_channels=in_channels,
     )  # fmt: skip
 
 
@@ -132,7 +84,7 @@ def patch_mixer_small(
     block: Literal["transformer", "published"] = "transformer",
     mixer_options: Mapping[str, Any] | None = None,
     pool: Pool = "mean",
-) -> PatchMixer:
+) -> PointViT:
     """4 blocks of 128 channels, 64 patches of 16 points, for training on a CPU."""
     return patch_mixer(
         num_classes, in_channels, mixer=mixer, block=block, mixer_options=mixer_options, pool=pool,

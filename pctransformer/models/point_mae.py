@@ -280,10 +280,11 @@ _POINT_MAE = (
     (r"^increase_dim\.0\.", "head.points."),
     (r"^cls_head_finetune\.8\.", "head.classifier."),
     (r"^cls_head_finetune\.", "head.hidden."),
-    (r"\.norm1\.", ".mixer_residual.norm."),
-    (r"\.norm2\.", ".mlp_residual.norm."),
-    (r"\.attn\.proj\.", ".mixer.out."),
-    (r"\.attn\.", ".mixer."),
+    (r"\.norm1\.", ".parts.0.residual.norm."),
+    (r"\.norm2\.", ".parts.1.residual.norm."),
+    (r"\.attn\.proj\.", ".parts.0.mixer.out."),
+    (r"\.attn\.", ".parts.0.mixer."),
+    (r"\.mlp\.", ".parts.1.mlp."),
 )
 
 PUBLIC_WEIGHTS = {

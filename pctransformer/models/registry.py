@@ -52,6 +52,7 @@ _POINT_BERT = "after Yu et al., Point-BERT, 2022, arXiv:2111.14819; mixers: pctr
 _POSTECH = "github.com/POSTECH-CVLab/point-transformer and Pointcept"
 _YANX27 = "github.com/yanx27/Pointnet_Pointnet2_pytorch, with closed=True"
 _POINT_MAE = "Pang et al., Masked Autoencoders for Point Cloud Self-supervised Learning, 2022, arXiv:2203.06604"
+_POINT_VIT = "after Dosovitskiy et al., An Image is Worth 16x16 Words, 2021, arXiv:2010.11929"
 _POINT_GPT = "Chen et al., PointGPT, 2023, arXiv:2305.11487"
 
 _MODELS = {
@@ -129,6 +130,8 @@ _MODELS = {
             _POINT_MAE,
             task="pretraining",
         ),
+        ModelInfo("point_vit", "point_vit", "vision transformer on patches, or behind set abstraction", _POINT_VIT),
+        ModelInfo("point_vit_small", "point_vit", "Point ViT of a sixth the width for training on a CPU", _POINT_VIT),
         ModelInfo("point_gpt", "point_gpt", "causal transformer on ordered patches, pretrained to go on", _POINT_GPT),
         ModelInfo("point_gpt_small", "point_gpt", "PointGPT of a third the width for training on a CPU", _POINT_GPT),
         ModelInfo(

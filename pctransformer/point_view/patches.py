@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
 from pctransformer.layers.recording import RecordedLayer
 from pctransformer.ops import group
-from pctransformer.point_view.curve_order import curve_order
-from pctransformer.point_view.sampling import max_over_neighbors, neighbors, sample
+from pctransformer.point_view.sampling import Order, max_over_neighbors, neighbors, sample
 from pctransformer.points import PointBatch
 
 
@@ -40,7 +38,7 @@ def make_patches(
     num_patches: int,
     patch_size: int,
     *,
-    order: Literal["sampled", "morton", "hilbert"] = "sampled",
+    order: Order = "sampled",
     skip_near_origin: bool = False,
 ) -> Patches:
     """Cut each cloud into patches: centres by farthest point sampling, and the nearest points of each.
@@ -54,17 +52,14 @@ def make_patches(
         batch: clouds; features go along.
         num_patches: G, patches of each cloud.
         patch_size: k, points of each patch, 1 to 256.
-        order: "sampled" leaves patches in the order in which their centres were sampled, "morton" and "hilbert" sort
-            them along that curve, for whatever needs neighbours in space to be neighbours in the sequence.
+        order: of patches, see `sample`.
         skip_near_origin: see `pctransformer.ops.farthest_point_sample`; public Point-BERT and Point-MAE weights want
             it.
 
     Source: Yu et al., Point-BERT, 2022, section 3.1; Pang et al., Masked Autoencoders for Point Cloud Self-supervised
     Learning, 2022, section 3.1; order after Chen et al., PointGPT, 2023.
     """
-    centers, _ = sample(batch, num_patches, skip_near_origin=skip_near_origin)
-    if order != "sampled":
-        centers = centers.replace(xyz=centers.xyz.index_select(0, curve_order(centers, order)))
+    centers, _ = sample(batch, num_patches, skip_near_origin=skip_near_origin, order=order)
     index = neighbors(batch, centers, patch_size)  # (B * G, k)
     index = torch.where(index < 0, index[:, :1], index)
     return Patches(centers, group(batch.xyz, centers.xyz, index, batch.features), index)
@@ -128,7 +123,7 @@ class PatchTokenizer(nn.Module):
         *,
         num_patches: int,
         patch_size: int,
-        order: Literal["sampled", "morton", "hilbert"] = "sampled",
+        order: Order = "sampled",
         skip_near_origin: bool = False,
     ) -> None:
         super().__init__()

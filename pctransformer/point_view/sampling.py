@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
 from torch import Tensor
 
 from pctransformer.ops import farthest_point_sample, knn, segment
+from pctransformer.point_view.curve_order import curve_order
 from pctransformer.points import PointBatch
 
+Order = Literal["sampled", "morton", "hilbert"]
 
-def sample(batch: PointBatch, num_samples: int, *, skip_near_origin: bool = False) -> tuple[PointBatch, Tensor]:
+
+def sample(
+    batch: PointBatch, num_samples: int, *, skip_near_origin: bool = False, order: Order = "sampled"
+) -> tuple[PointBatch, Tensor]:
     """The same number of points from every cloud, by farthest point sampling.
 
     A cloud with fewer points, or fewer that may be sampled, gives all of them, again from the start until there are
@@ -19,6 +26,8 @@ def sample(batch: PointBatch, num_samples: int, *, skip_near_origin: bool = Fals
         batch: clouds.
         num_samples: points wanted from each.
         skip_near_origin: see `farthest_point_sample`.
+        order: "sampled" leaves the samples of a cloud as they were taken, "morton" and "hilbert" sort them along that
+            curve, for whatever needs neighbours in space to be neighbours in the sequence.
 
     Returns:
         the samples as a dense batch without features, and index (B * num_samples,) int64 of their rows in `batch`.
@@ -29,7 +38,12 @@ def sample(batch: PointBatch, num_samples: int, *, skip_near_origin: bool = Fals
         found = (index >= 0).view(clouds, num_samples).sum(1, keepdim=True)
         again = torch.arange(num_samples, device=batch.device) % found.clamp(min=1)
         index = index.view(clouds, num_samples).gather(1, again).flatten()
-    return _chosen(batch, index, torch.arange(clouds + 1, device=batch.device) * num_samples, num_samples), index
+    offsets = torch.arange(clouds + 1, device=batch.device) * num_samples
+    samples = _chosen(batch, index, offsets, num_samples)
+    if order != "sampled":
+        rows = curve_order(samples, order)
+        samples, index = samples.replace(xyz=samples.xyz.index_select(0, rows)), index.index_select(0, rows)
+    return samples, index
 
 
 def sample_fraction(batch: PointBatch, stride: int) -> tuple[PointBatch, Tensor]:

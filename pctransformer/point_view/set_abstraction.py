@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from pctransformer.layers.recording import RecordedLayer, shares_of_maximum
 from pctransformer.ops import ball_query, gather, group, interpolate, segment
-from pctransformer.point_view.sampling import max_over_neighbors, sample
+from pctransformer.point_view.sampling import Order, max_over_neighbors, sample
 from pctransformer.points import PointBatch, pad_packed, padded_rows
 
 
@@ -93,6 +93,7 @@ class SetAbstraction(RecordedLayer):
         widths: output channels of the layers, for each scale.
         closed: see `BallPointNet`.
         pad: see `BallPointNet`.
+        order: of the centres, see `sample`.
     """
 
     def __init__(
@@ -105,9 +106,10 @@ class SetAbstraction(RecordedLayer):
         widths: Sequence[Sequence[int]],
         closed: bool = False,
         pad: Literal["none", "first"] = "none",
+        order: Order = "sampled",
     ) -> None:
         super().__init__()
-        self.num_samples = num_samples
+        self.num_samples, self.order = num_samples, order
         self.out_dim = sum(width[-1] for width in widths)
         self.scales = nn.ModuleList(
             BallPointNet(in_dim, width, radius=radius, k=k, closed=closed, pad=pad)
@@ -116,7 +118,7 @@ class SetAbstraction(RecordedLayer):
 
     def forward(self, batch: PointBatch) -> PointBatch:
         """`num_samples` points of each cloud with `out_dim` features, a dense batch."""
-        centers, _ = sample(batch, self.num_samples)
+        centers, _ = sample(batch, self.num_samples, order=self.order)
         scales = [scale(batch, centers) for scale in self.scales]
         if self.is_recorded:
             self._record_scales(scales)

@@ -19,6 +19,7 @@ def test_pooling_by_hand():
     assert pool(TWO, "max").tolist() == [[5, 9], [7, 8]]
     assert pool(TWO, "mean").tolist() == [[3, 5], [3, 3]]
     assert pool(TWO, "max_mean").tolist() == [[5, 9, 3, 5], [7, 8, 3, 3]]
+    assert pool(TWO, "first").tolist() == [[1, 9], [0, 0]]
     assert pool(TWO, "first_max").tolist() == [[1, 9, 5, 4], [0, 0, 7, 8]]
     assert pool(TWO, "last_max").tolist() == [[3, 4, 5, 9], [2, 8, 7, 1]]
     ragged = tokens([[1.0, 2]], [], [[3, 4], [5, 0]])
@@ -30,6 +31,8 @@ def test_one_token_and_the_others_need_equally_many(reduce):
     for batch in (tokens([[1.0, 2]], [[3, 4], [5, 0]]), tokens([[1.0, 2]], [[3, 4]])):
         with pytest.raises(ValueError, match="equally many tokens, at least two"):
             pool(batch, reduce)
+    with pytest.raises(ValueError, match="first needs clouds with equally many tokens, at least one"):
+        pool(tokens([[1.0, 2]], [[3, 4], [5, 0]]), "first")
 
 
 @pytest.mark.parametrize(
@@ -38,6 +41,7 @@ def test_one_token_and_the_others_need_equally_many(reduce):
         ("max", [0.5, 0.5, 0]),
         ("mean", [1 / 3, 1 / 3, 1 / 3]),
         ("max_mean", [5 / 12, 5 / 12, 2 / 12]),
+        ("first", [1, 0, 0]),
         ("first_max", [0.5, 0.25, 0.25]),
         ("last_max", [0.25, 0.25, 0.5]),
     ],

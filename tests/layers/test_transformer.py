@@ -9,15 +9,18 @@ from pctransformer.layers.position import RotaryPosition
 from pctransformer.layers.recording import record_attention
 from pctransformer.layers.residual import Residual
 from pctransformer.layers.transformer import (
+    ChannelMixing,
     ClassToken,
     Decoder,
     DecoderLayer,
     Encoder,
     EncoderLayer,
+    TokenMixing,
     Transformer,
     base_transformer,
     init_weights,
     pre_norm_encoder,
+    pre_norm_layer,
 )
 from tests.ops.clouds import offsets_of
 
@@ -40,13 +43,14 @@ def copy_attention(ours: MultiHeadAttention, theirs: nn.MultiheadAttention) -> N
 
 def copy_layer(ours: nn.Module, theirs: nn.Module) -> None:
     """Weights of a torch.nn.TransformerEncoderLayer or -DecoderLayer into ours."""
-    residuals = [module for module in ours.children() if isinstance(module, Residual)]
+    residuals = [module for module in ours.modules() if isinstance(module, Residual)]
     for i, residual in enumerate(residuals, 1):
         residual.norm.load_state_dict(getattr(theirs, f"norm{i}").state_dict())
-    ours.mlp.fc1.load_state_dict(theirs.linear1.state_dict())
-    ours.mlp.fc2.load_state_dict(theirs.linear2.state_dict())
+    mlp = ours.parts[1].mlp if isinstance(ours, EncoderLayer) else ours.mlp
+    mlp.fc1.load_state_dict(theirs.linear1.state_dict())
+    mlp.fc2.load_state_dict(theirs.linear2.state_dict())
     if isinstance(ours, EncoderLayer):
-        copy_attention(ours.mixer, theirs.self_attn)
+        copy_attention(ours.parts[0].mixer, theirs.self_attn)
     else:
         copy_attention(ours.self_attention, theirs.self_attn)
         copy_attention(ours.cross_attention, theirs.multihead_attn)
@@ -95,7 +99,7 @@ def test_pre_norm_layers_equal_torchs():
     torch.manual_seed(0)
     theirs = nn.TransformerEncoderLayer(24, 3, 40, 0.0, "gelu", batch_first=True, norm_first=True)
     randomized(theirs)
-    ours = EncoderLayer(MultiHeadAttention(24, 3), MLP(24, 40), lambda: Residual(nn.LayerNorm(24)))
+    ours = pre_norm_layer(MultiHeadAttention(24, 3), 24, mlp_ratio=40 / 24)
     decoder = nn.TransformerDecoderLayer(24, 3, 40, 0.0, "gelu", batch_first=True, norm_first=True)
     randomized(decoder)
     our_decoder = DecoderLayer(
@@ -122,9 +126,30 @@ def test_published_sizes():
 
 def test_drop_path_grows_along_the_depth():
     encoder = pre_norm_encoder(24, depth=5, num_heads=3, drop_path=0.2)
-    shares = [layer.mlp_residual.drop_path.share for layer in encoder.layers]
-    assert shares == pytest.approx([0, 0.05, 0.1, 0.15, 0.2])
-    assert [layer.mixer_residual.drop_path.share for layer in encoder.layers] == shares
+    for i in range(2):
+        shares = [layer.parts[i].residual.drop_path.share for layer in encoder.layers]
+        assert shares == pytest.approx([0, 0.05, 0.1, 0.15, 0.2])
+
+
+def test_parts_in_any_order_and_number():
+    """As published layers have them: the perceptron first and without a norm; a mixer alone."""
+    torch.manual_seed(0)
+    mlp, mixer, norm, x = MLP(24, 40), create_mixer("mean_pool", dim=24), nn.LayerNorm(24), torch.randn(2, 5, 24)
+    layer = EncoderLayer(ChannelMixing(mlp, Residual()), TokenMixing(mixer, Residual(norm)))
+    u = x + mlp(x)
+    torch.testing.assert_close(layer(x), u + mixer(norm(u)))
+    torch.testing.assert_close(EncoderLayer(TokenMixing(mixer, Residual()))(x), x + x.mean(1, keepdim=True))
+
+
+def test_layer_scale_is_behind_each_part():
+    torch.manual_seed(0)
+    attention, x = MultiHeadAttention(24, 3), torch.randn(2, 5, 24)
+    plain, scaled = pre_norm_layer(attention, 24), pre_norm_layer(attention, 24, layer_scale=0.5)
+    assert sum(p.numel() for p in scaled.parameters()) == sum(p.numel() for p in plain.parameters()) + 2 * 24
+    scaled.load_state_dict(plain.state_dict(), strict=False)
+    norm = nn.functional.layer_norm
+    u = x + 0.5 * attention(norm(x, [24]))
+    torch.testing.assert_close(scaled(x), u + 0.5 * plain.parts[1].mlp(norm(u, [24])))
 
 
 # ---- layouts ---------------------------------------------------------------------------------------------------------
@@ -195,10 +220,7 @@ def test_a_code_is_added_in_front_of_every_layer():
 def test_any_mixer_takes_the_place_of_attention(name):
     """With padding that no real token sees, and gradients for every weight."""
     torch.manual_seed(0)
-    encoder = Encoder(
-        EncoderLayer(create_mixer(name, dim=24, num_tokens=10), MLP(24, 48), lambda: Residual(nn.LayerNorm(24)))
-        for _ in range(2)
-    )
+    encoder = Encoder(pre_norm_layer(create_mixer(name, dim=24, num_tokens=10), 24, mlp_ratio=2) for _ in range(2))
     x, valid = torch.randn(3, 10, 24), torch.arange(10) < torch.tensor([[10], [6], [0]])
     out = encoder(x, valid)
     out[valid].square().sum().backward()
@@ -273,7 +295,7 @@ def test_recorded_layers_are_not_checkpointed():
     with record_attention(encoder) as maps:
         out = encoder(x)
     out.square().sum().backward()  # a checkpointed layer would now find itself without a recorder, on another path
-    assert [found.layer for found in maps] == [f"layers.{i}.mixer" for i in range(3)]
+    assert [found.layer for found in maps] == [f"layers.{i}.parts.0.mixer" for i in range(3)]
 
 
 # ---- precision, compilation, repeatability ---------------------------------------------------------------------------

@@ -5,25 +5,7 @@ import torch
 
 from pctransformer.models import create_model, list_models
 from pctransformer.points import PointBatch
-
-SMALL = {"pct": {"dim": 32, "width": 64, "tokens": (32, 16), "k": 8}, "npct": {"dim": 16, "width": 32}}
-SMALL["spct"] = SMALL["npct"]
-SMALL["patch_mixer"] = {"dim": 32, "depth": 2, "num_patches": 16, "patch_size": 8, "widths": (8, 16)}
-SMALL["point_mae"] = {
-    "dim": 24, "depth": 2, "num_heads": 3, "num_patches": 10, "patch_size": 6, "widths": (8, 16),
-}  # fmt: skip
-SMALL["point_gpt"] = SMALL["point_mae"]
-SMALL["point_transformer_v3"] = {"dims": (16, 32, 48), "depths": (1, 2, 1), "patch_size": 16, "cell_size": 0.1}
-
-
-def small(name: str, num_classes: int = 5) -> torch.nn.Module:
-    torch.manual_seed(0)
-    channels = 6 if name == "point_transformer" else 3
-    return create_model(name, num_classes=num_classes, in_channels=channels, **SMALL.get(name, {}))
-
-
-def shapes(model: torch.nn.Module, count: int = 3, points: int = 64) -> torch.Tensor:
-    return torch.randn(count, points, model.in_channels, generator=torch.Generator().manual_seed(1))
+from tests.models.small import shapes, small
 
 
 @pytest.mark.parametrize("name", list_models(task="classification"))

@@ -5,7 +5,7 @@ from torch import nn
 from pctransformer.models import create_model, list_models
 from pctransformer.models.linear_probe import LinearProbe
 from pctransformer.points import PointBatch
-from tests.models.test_classifiers import SMALL, shapes, small
+from tests.models.small import SIZES, shapes, small
 
 
 @pytest.mark.parametrize("name", list_models(task="classification"))
@@ -44,7 +44,7 @@ def test_it_sees_maximum_and_mean_of_tokens_at_the_same_scale():
 
 def test_a_class_token_has_no_part_in_it():
     """It is learned with labels; what a new one makes of a cloud says nothing about pretraining."""
-    probe = create_model("point_mae", num_classes=4, linear_probe=True, **SMALL["point_mae"]).eval()
+    probe = create_model("point_mae", num_classes=4, linear_probe=True, **SIZES["point_mae"]).eval()
     points = shapes(probe)
     before = probe(points)
     nn.init.normal_(probe.backbone.class_token.token)
@@ -53,10 +53,10 @@ def test_a_class_token_has_no_part_in_it():
 
 def test_it_is_made_by_name(tmp_path):
     torch.manual_seed(0)
-    pretrained = create_model("point_gpt_pretraining", **SMALL["point_gpt"], generator_depth=1).eval()
+    pretrained = create_model("point_gpt_pretraining", **SIZES["point_gpt"], generator_depth=1).eval()
     torch.save(pretrained.state_dict(), tmp_path / "a.pt")
     probe = create_model(
-        "point_gpt", num_classes=4, pretrained=tmp_path / "a.pt", linear_probe=True, **SMALL["point_gpt"]
+        "point_gpt", num_classes=4, pretrained=tmp_path / "a.pt", linear_probe=True, **SIZES["point_gpt"]
     )
     points = shapes(probe)
     assert torch.equal(probe.forward_features(points).features, pretrained.encode(points).features)

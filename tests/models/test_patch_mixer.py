@@ -53,12 +53,12 @@ def test_published_size():
     """Point-MAE's parts: embedding, position code, 12 blocks of 384 channels with 6 heads, a norm; and our head."""
     model = create_model("patch_mixer", num_classes=40)
     block = (4 * 384**2 + 4 * 384) + (8 * 384**2 + 5 * 384) + 4 * 384
-    embedding = sum(p.numel() for p in model.embedding.parameters())
+    embedding = sum(p.numel() for p in model.stem.parameters())
     position = 3 * 128 + 128 + 128 * 384 + 384
     head = 384**2 + 384 + 384 * 40 + 40
     total = sum(p.numel() for p in model.parameters())
     assert total == embedding + position + 12 * block + 2 * 384 + head == 22_002_088
-    assert model.blocks[0].halves[0].mixer.attention.num_heads == 6
+    assert model.encoder.layers[0].parts[0].mixer.attention.num_heads == 6
     assert sum(p.numel() for p in create_model("patch_mixer_small").parameters()) == 867_624
 
 
@@ -78,9 +78,9 @@ def test_pooling():
 
 def test_blocks_and_options():
     published = small(mixer="gmlp", block="published")
-    assert len(published.blocks[0].halves) == 1
-    assert len(small(mixer="gmlp").blocks[0].halves) == 2
-    heads = small(mixer="mlp_mixer", mixer_options={"num_heads": 4}).blocks[0].halves[0].mixer.f1.weight
+    assert len(published.encoder.layers[0].parts) == 1
+    assert len(small(mixer="gmlp").encoder.layers[0].parts) == 2
+    heads = small(mixer="mlp_mixer", mixer_options={"num_heads": 4}).encoder.layers[0].parts[0].mixer.f1.weight
     assert heads.shape == (4, 8, 8)
     with pytest.raises(ValueError, match="did you mean 'resmlp'"):
         small(mixer="res_mlp")
@@ -103,4 +103,4 @@ def test_recorded_maps(mixer):
     torch.testing.assert_close(recorded, model(clouds()), rtol=1e-4, atol=1e-5)
     keys = "memory" if "external" in mixer else "tokens"
     assert [found.keys for found in maps] == ["children", keys, keys, "children"]
-    assert all(name in maps[i].layer for i, name in enumerate(("embedding", "blocks.0", "blocks.1", "head")))
+    assert all(name in maps[i].layer for i, name in enumerate(("stem.embedding", "layers.0", "layers.1", "head")))

@@ -299,7 +299,7 @@ def test_maps_lead_from_the_pooled_vector_to_the_points():
     model = point_mae(num_classes=5, **SMALL).eval()
     with record_attention(model) as maps:
         model(shapes())
-    names = ["tokenizer.embedding", "class_token", "encoder.layers.0.mixer", "encoder.layers.1.mixer", "head"]
+    names = ["tokenizer.embedding", "class_token", *(f"encoder.layers.{i}.parts.0.mixer" for i in (0, 1)), "head"]
     assert [found.layer for found in maps] == names
     rows = 180
     for found, queries in zip(maps, (30, 33, 33, 33, 3)):

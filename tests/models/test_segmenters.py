@@ -3,24 +3,10 @@
 import pytest
 import torch
 
-from pctransformer.models import create_model, list_models
+from pctransformer.models import list_models
 from pctransformer.models.segmenter import Segmenter
 from pctransformer.points import PointBatch
-
-SMALL = {
-    "point_transformer_v3_seg": {
-        "dims": (16, 32, 48), "depths": (1, 2, 1), "up_dims": (16, 32), "up_depths": (1, 2), "patch_size": 16,
-        "cell_size": 0.1,
-    },
-    "point_transformer_v3_small_seg": {"patch_size": 16, "cell_size": 0.1},
-}  # fmt: skip
-
-
-def small(name: str, num_classes: int = 5, **options) -> Segmenter:
-    torch.manual_seed(0)
-    model = create_model(name, num_classes=num_classes, in_channels=4, **(SMALL.get(name, {}) | options))
-    assert isinstance(model, Segmenter)
-    return model
+from tests.models.small import small
 
 
 def shapes(count: int = 3, points: int = 64) -> torch.Tensor:
@@ -31,6 +17,7 @@ def shapes(count: int = 3, points: int = 64) -> torch.Tensor:
 class TestEverySegmenter:
     def test_logits_and_their_gradients(self, name):
         model = small(name, num_categories=3)
+        assert isinstance(model, Segmenter)
         logits = model(shapes(), torch.tensor([0, 2, 1]))
         assert logits.shape == (3 * 64, 5)
         assert logits.isfinite().all()

@@ -218,7 +218,7 @@ def test_options_of_the_model_are_kept(tmp_path, capsys):
     given = {"mixer": "lstm", "depth": 1, "dim": 16, "widths": [8, 8], "num_patches": 8, "patch_size": 4}
     assert kept.about["model"]["options"] == {"in_channels": 3, **given}
     assert json.loads((tmp_path / "run" / "settings.json").read_text())["model_options"] == given
-    assert type(kept.build_model().blocks[0].halves[0].mixer).__name__ == "LSTM"
+    assert type(kept.build_model().encoder.layers[0].parts[0].mixer).__name__ == "LSTM"
     assert "patch_mixer mixer=lstm depth=1" in (tmp_path / "run" / "log.txt").read_text()
     (tmp_path / "run" / "results.json").unlink()
     capsys.readouterr()

@@ -17,7 +17,7 @@ from pctransformer.visualization.rollout import (
     point,
     pooled_vector,
 )
-from tests.models.test_classifiers import small
+from tests.models.small import small
 
 
 def dense(rows, keys="tokens", layer="") -> AttentionMap:
@@ -123,7 +123,7 @@ def test_weights_of_every_classifier(name):
         model([torch.randn(n, model.in_channels, generator=torch.Generator().manual_seed(n)) for n in sizes])
     for cloud, own in enumerate((slice(0, 40), slice(40, 104))):
         sources = [pooled_vector(maps, cloud)]
-        if name.startswith("point_mae"):
+        if name.startswith(("point_mae", "point_vit")):
             sources.append(class_token(maps, cloud))
         for source in sources:
             found = [attention_rollout(maps, source, 104)]

@@ -10,10 +10,10 @@ What is a mixer, and what a block? Papers on attention-free networks publish who
 how tokens mix: MLP-Mixer keeps the transformer's two halves, feed-forward-only turns them round, ResMLP replaces
 LayerNorm and scales each half, gMLP has no second half, PCT has no LayerNorm. Compared as they are, all of that would
 be compared at once. So a mixer is the part that looks across tokens and nothing else, without the residual connection
-and the norm in front of it: `create_mixer`. A block puts it to use. `transformer_block` gives every mixer the same
-surroundings, those of a pre-norm transformer; `create_block` gives each the surroundings it was published in, made of
-the same two pieces, `TokenHalf` and `ChannelHalf` of `blocks.py`. Norms that are part of how tokens mix (over the
-tokens in feed-forward-only, inside gMLP's gate) belong to the mixer.
+and the norm in front of it: `create_mixer`. A block puts it to use: an `EncoderLayer` of `layers.transformer`, made of
+`TokenMixing` and `ChannelMixing`. `pre_norm_layer` gives every mixer the same surroundings, those of a pre-norm
+transformer; `create_block` gives each the surroundings it was published in. Norms that are part of how tokens mix (over
+the tokens in feed-forward-only, inside gMLP's gate) belong to the mixer.
 
 Weights of `mlp_mixer`, `feed_forward_only`, `resmlp` and `gmlp` belong to places in the sequence: they are built for
 one K, need no position code, and take `num_heads` for different weights in different groups of channels. The others

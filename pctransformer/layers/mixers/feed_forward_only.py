@@ -10,9 +10,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from pctransformer.layers.mixers.blocks import Block, ChannelHalf, TokenHalf, perceptron
 from pctransformer.layers.mixers.mixer import Mixer, blank
 from pctransformer.layers.mixers.token_linear import TokenLinear
+from pctransformer.layers.mlp import MLP
+from pctransformer.layers.residual import Residual
+from pctransformer.layers.transformer import ChannelMixing, EncoderLayer, TokenMixing
 
 
 class TokenNorm(nn.Module):
@@ -64,10 +66,11 @@ class FeedForwardOnly(Mixer):
         return self.f4(self.activation(self.f3(self.norm(tokens, valid))))
 
 
-def feed_forward_only_block(*, dim: int, num_tokens: int, mlp_ratio: float = 4.0, num_heads: int = 1) -> Block:
+def feed_forward_only_block(*, dim: int, num_tokens: int, mlp_ratio: float = 4.0, num_heads: int = 1) -> EncoderLayer:
     """U = X + f2 GELU(f1 LN(X)) on channels, then Y = U + (f4 GELU(f3 LN(Uᵀ)))ᵀ on tokens (equations 11 and 12).
 
     The same ratio for channels and tokens, as published.
     """
     mixer = FeedForwardOnly(dim=dim, num_tokens=num_tokens, ratio=mlp_ratio, num_heads=num_heads)
-    return Block(ChannelHalf(perceptron(dim, round(mlp_ratio * dim)), nn.LayerNorm(dim)), TokenHalf(mixer))
+    channels = ChannelMixing(MLP(dim, round(mlp_ratio * dim)), Residual(nn.LayerNorm(dim)))
+    return EncoderLayer(channels, TokenMixing(mixer, Residual()))

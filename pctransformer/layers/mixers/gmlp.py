@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from pctransformer.layers.mixers.blocks import Block, TokenHalf
 from pctransformer.layers.mixers.mixer import Mixer, blank
 from pctransformer.layers.mixers.token_linear import TokenLinear
+from pctransformer.layers.residual import Residual
+from pctransformer.layers.transformer import EncoderLayer, TokenMixing
 
 
 class SpatialGate(nn.Module):
@@ -62,7 +63,7 @@ class GMLP(Mixer):
         return self.f2(self.gate(self.activation(self.f1(tokens)), valid))
 
 
-def gmlp_block(*, dim: int, num_tokens: int, expansion: float = 6.0, num_heads: int = 1) -> Block:
+def gmlp_block(*, dim: int, num_tokens: int, expansion: float = 6.0, num_heads: int = 1) -> EncoderLayer:
     """X + f2 gate(GELU(f1 LN(X))), the whole block."""
     mixer = GMLP(dim=dim, num_tokens=num_tokens, expansion=expansion, num_heads=num_heads)
-    return Block(TokenHalf(mixer, nn.LayerNorm(dim)))
+    return EncoderLayer(TokenMixing(mixer, Residual(nn.LayerNorm(dim))))

@@ -16,7 +16,7 @@ from pctransformer.layers.mixers.token_linear import TokenLinear
 class MLPMixer(Mixer):
     """(f2 GELU(f1 Xᵀ))ᵀ: two linear layers along the tokens, the same for all channels of a head.
 
-    `transformer_block` around it is the published block.
+    `pre_norm_layer` around it is the published block.
 
     Args:
         dim: channels.

@@ -10,9 +10,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from pctransformer.layers.mixers.blocks import Block, TokenHalf
 from pctransformer.layers.mixers.mixer import Mixer, token_rows
 from pctransformer.layers.recording import RecordedLayer
+from pctransformer.layers.residual import Residual
+from pctransformer.layers.transformer import EncoderLayer, TokenMixing
 from pctransformer.points import pad_packed, unpad
 
 
@@ -87,11 +88,11 @@ class OffsetAttention(PCTAttention):
         return tokens - received
 
 
-def pct_attention_block(*, dim: int) -> Block:
+def pct_attention_block(*, dim: int) -> EncoderLayer:
     """X + LBR(A V), the whole block: no norm in front, no perceptron behind."""
-    return Block(TokenHalf(PCTAttention(dim=dim)))
+    return EncoderLayer(TokenMixing(PCTAttention(dim=dim), Residual()))
 
 
-def offset_attention_block(*, dim: int) -> Block:
+def offset_attention_block(*, dim: int) -> EncoderLayer:
     """X + LBR(X - A V), the whole block."""
-    return Block(TokenHalf(OffsetAttention(dim=dim)))
+    return EncoderLayer(TokenMixing(OffsetAttention(dim=dim), Residual()))

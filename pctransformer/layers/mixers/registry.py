@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any, Literal
 from pctransformer.errors import did_you_mean
 
 if TYPE_CHECKING:
-    from pctransformer.layers.mixers.blocks import Block
     from pctransformer.layers.mixers.mixer import Mixer
+    from pctransformer.layers.transformer import EncoderLayer
 
 Family = Literal["attention", "external attention", "MLP", "recurrent", "not learnt"]
 
@@ -30,7 +30,7 @@ class MixerInfo:
         summary: in a few words.
         source: authors, year.
         fixed: whether weights belong to places in the sequence, so that the number of tokens must be known.
-        block: the function in `module` that makes the published block; None where that is `transformer_block`.
+        block: the function in `module` that makes the published block; None where that is `pre_norm_layer`.
     """
 
     name: str
@@ -177,14 +177,14 @@ def create_mixer(name: str, *, dim: int, num_tokens: int | None = None, **option
     return getattr(_module(info), info.layer)(dim=dim, **_places(info, num_tokens), **options)
 
 
-def create_block(name: str, *, dim: int, num_tokens: int | None = None, **options: Any) -> Block:
+def create_block(name: str, *, dim: int, num_tokens: int | None = None, **options: Any) -> EncoderLayer:
     """Make the block that a mixer was published in, with the residual connections and norms that it has there.
 
     Args:
-        name: one of `list_mixers()`. Those that have no block of their own get `transformer_block`.
+        name: one of `list_mixers()`. Those that have no block of their own get `pre_norm_layer`.
         dim: channels C.
         num_tokens: see `create_mixer`.
-        options: keyword arguments of the block's function; for `transformer_block` of the mixer's class, and
+        options: keyword arguments of the block's function; for `pre_norm_layer` of the mixer's class, and
             `mlp_ratio`.
 
     Raises:
@@ -193,10 +193,10 @@ def create_block(name: str, *, dim: int, num_tokens: int | None = None, **option
     info = mixer_info(name)
     if info.block is not None:
         return getattr(_module(info), info.block)(dim=dim, **_places(info, num_tokens), **options)
-    from pctransformer.layers.mixers.blocks import transformer_block
+    from pctransformer.layers.transformer import pre_norm_layer
 
     mlp_ratio = options.pop("mlp_ratio", 4.0)
-    return transformer_block(create_mixer(name, dim=dim, num_tokens=num_tokens, **options), mlp_ratio=mlp_ratio)
+    return pre_norm_layer(create_mixer(name, dim=dim, num_tokens=num_tokens, **options), dim, mlp_ratio=mlp_ratio)
 
 
 def _module(info: MixerInfo) -> Any:

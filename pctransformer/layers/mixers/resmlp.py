@@ -7,12 +7,16 @@ in inference all affine layers go into the linear ones: `fold`.
 
 from __future__ import annotations
 
+import copy
+
 import torch
 from torch import Tensor, nn
 
-from pctransformer.layers.mixers.blocks import Block, ChannelHalf, TokenHalf, perceptron
 from pctransformer.layers.mixers.mixer import Mixer
 from pctransformer.layers.mixers.token_linear import TokenLinear
+from pctransformer.layers.mlp import MLP
+from pctransformer.layers.residual import Residual
+from pctransformer.layers.transformer import ChannelMixing, EncoderLayer, TokenMixing
 
 
 class Affine(nn.Module):
@@ -48,7 +52,7 @@ class ResMLP(Mixer):
 
 def resmlp_block(
     *, dim: int, num_tokens: int, mlp_ratio: float = 4.0, initial_scale: float = 0.1, num_heads: int = 1
-) -> Block:
+) -> EncoderLayer:
     """U = X + Aff(f1(Aff(X)ᵀ)ᵀ), then Y = U + Aff(f3 GELU(f2 Aff(U))).
 
     Args:
@@ -61,10 +65,12 @@ def resmlp_block(
 
     Source: equations 1 to 3; initial scales from section 2 and those of CaiT that it follows.
     """
-    return Block(
-        TokenHalf(ResMLP(dim=dim, num_tokens=num_tokens, num_heads=num_heads), Affine(dim), Affine(dim, initial_scale)),
-        ChannelHalf(perceptron(dim, round(mlp_ratio * dim)), Affine(dim), Affine(dim, initial_scale)),
-    )
+
+    def residual() -> Residual:
+        return Residual(Affine(dim), scale=Affine(dim, initial_scale))
+
+    mixer = ResMLP(dim=dim, num_tokens=num_tokens, num_heads=num_heads)
+    return EncoderLayer(TokenMixing(mixer, residual()), ChannelMixing(MLP(dim, round(mlp_ratio * dim)), residual()))
 
 
 class FoldedResMLP(Mixer):
@@ -102,33 +108,28 @@ class FoldedResMLP(Mixer):
         return torch.einsum("hoi,pihc->pohc", self.weight, heads).flatten(2) + self.bias
 
 
-def fold(block: Block) -> Block:
+def fold(block: EncoderLayer) -> EncoderLayer:
     """A `resmlp_block` for inference, without affine layers: equal results, a new block with weights of its own.
 
-    The token half becomes `FoldedResMLP`; in the channel half the affine layers go into the linear layers beside them.
-    For all blocks of a model: `model.blocks = nn.ModuleList(map(fold, model.blocks))`.
+    The mixer becomes `FoldedResMLP`; in the perceptron the affine layers go into the linear layers beside them. For all
+    blocks of a model: `model.encoder.layers = nn.ModuleList(map(fold, model.encoder.layers))`.
 
     Raises:
         ValueError: not a block made by `resmlp_block`.
     """
-    match list(block.halves):
+    match list(block.parts):
         case [
-            TokenHalf(mixer=ResMLP() as mixer, norm=Affine() as norm, after=Affine() as after),
-            ChannelHalf(layer=nn.Sequential() as layer, norm=Affine() as before, after=Affine() as behind),
+            TokenMixing(mixer=ResMLP() as mixer, residual=Residual(norm=Affine() as norm, scale=Affine() as after)),
+            ChannelMixing(mlp=MLP() as mlp, residual=Residual(norm=Affine() as before, scale=Affine() as behind)),
         ]:
-            first, activation, last = layer
+            pass
         case _:
-            raise ValueError("only blocks made by resmlp_block can be folded, this one has other halves or norms")
-    assert isinstance(first, nn.Linear)
-    assert isinstance(last, nn.Linear)
+            raise ValueError("only blocks made by resmlp_block can be folded, this one has other parts or norms")
+    folded = copy.deepcopy(mlp)
     with torch.no_grad():
-        f2 = _linear(first.weight * before.alpha, first.bias + first.weight @ before.beta)
-        f3 = _linear(behind.alpha[:, None] * last.weight, behind(last.bias))
-    return Block(TokenHalf(FoldedResMLP(mixer, norm, after)), ChannelHalf(nn.Sequential(f2, activation, f3))).eval()
-
-
-def _linear(weight: Tensor, bias: Tensor) -> nn.Linear:
-    layer = nn.Linear(weight.shape[1], weight.shape[0], device=weight.device, dtype=weight.dtype)
-    layer.weight.copy_(weight)
-    layer.bias.copy_(bias)
-    return layer.requires_grad_(False)
+        folded.fc1.bias.add_(mlp.fc1.weight @ before.beta)
+        folded.fc1.weight.mul_(before.alpha)
+        folded.fc2.weight.mul_(behind.alpha[:, None])
+        folded.fc2.bias.copy_(behind(mlp.fc2.bias))
+    tokens = TokenMixing(FoldedResMLP(mixer, norm, after), Residual())
+    return EncoderLayer(tokens, ChannelMixing(folded, Residual())).requires_grad_(False).eval()

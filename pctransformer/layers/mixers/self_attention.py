@@ -11,7 +11,7 @@ from pctransformer.layers.mixers.mixer import Mixer
 class SelfAttention(Mixer):
     """`MultiHeadAttention` of the tokens of a patch to each other.
 
-    `transformer_block` around it is the block of ViT.
+    `pre_norm_layer` around it is the block of ViT.
 
     Args:
         dim: channels.

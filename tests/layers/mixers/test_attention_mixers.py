@@ -53,13 +53,13 @@ def test_pct_block_is_the_layer_of_the_network(name, offset):
     """Clouds as padded patches give what the layer of `models.pct` gives on the same clouds packed, in training too:
     statistics of BatchNorm are those of real tokens."""
     layer, block = SelfAttentionOfClouds(DIM, offset), create_block(name, dim=DIM)
-    block.halves[0].mixer.load_state_dict(layer.state_dict())
+    block.parts[0].mixer.load_state_dict(layer.state_dict())
     tokens, valid = ragged()
     packed = PointBatch.from_list([torch.randn(n, 3) for n in (7, 4, 1)]).replace(features=tokens[valid])
     for module in (layer, block):
         module.train()
     torch.testing.assert_close(block(tokens, valid)[valid], layer(packed).features, rtol=1e-4, atol=1e-5)
-    torch.testing.assert_close(block.halves[0].mixer.transform[1].running_var, layer.transform[1].running_var)
+    torch.testing.assert_close(block.parts[0].mixer.transform[1].running_var, layer.transform[1].running_var)
     dense = PointBatch.from_dense(torch.randn(3, K, 3)).replace(features=tokens.flatten(0, 1))
     torch.testing.assert_close(block(tokens).flatten(0, 1), layer(dense).features, rtol=1e-4, atol=1e-5)
 

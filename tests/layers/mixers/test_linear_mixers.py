@@ -7,7 +7,7 @@ from torch.nn.functional import gelu, layer_norm
 
 from pctransformer.layers.mixers import create_block, create_mixer
 from pctransformer.layers.mixers.feed_forward_only import TokenNorm
-from pctransformer.layers.mixers.resmlp import FoldedResMLP, fold
+from pctransformer.layers.mixers.resmlp import Affine, FoldedResMLP, fold
 from pctransformer.layers.mixers.token_linear import TokenLinear
 
 DIM, K = 8, 5
@@ -27,6 +27,11 @@ def randomized(module: nn.Module) -> nn.Module:
 def transposed(layer: TokenLinear, x: torch.Tensor) -> torch.Tensor:
     """A one-headed layer as the papers write it: f(Xᵀ)ᵀ for each patch."""
     return nn.functional.linear(x.transpose(1, 2), layer.weight[0], layer.bias[0]).transpose(1, 2)
+
+
+def ln(part: nn.Module, x: torch.Tensor) -> torch.Tensor:
+    """LN in front of a part of a block."""
+    return layer_norm(x, [DIM], part.residual.norm.weight, part.residual.norm.bias)
 
 
 @pytest.mark.parametrize("heads", [1, 2, 8])
@@ -59,11 +64,10 @@ def test_two_heads_are_two_mixers_of_half_the_channels(name, options):
 
 def test_mlp_mixer_block_is_equations_1_and_2():
     block = randomized(create_block("mlp_mixer", dim=DIM, num_tokens=K, hidden_tokens=7, mlp_ratio=3))
-    (token, channel), x = block.halves, torch.randn(3, K, DIM)
-    ln = [layer_norm(x, [DIM], token.norm.weight, token.norm.bias)]
-    u = x + transposed(token.mixer.f2, gelu(transposed(token.mixer.f1, ln[0])))
-    f3, _, f4 = channel.layer
-    y = u + f4(gelu(f3(layer_norm(u, [DIM], channel.norm.weight, channel.norm.bias))))
+    (token, channel), x = block.parts, torch.randn(3, K, DIM)
+    u = x + transposed(token.mixer.f2, gelu(transposed(token.mixer.f1, ln(token, x))))
+    f3, f4 = channel.mlp.fc1, channel.mlp.fc2
+    y = u + f4(gelu(f3(ln(channel, u))))
     torch.testing.assert_close(block(x), y)
     assert token.mixer.f1.weight.shape == (1, 7, K)
     assert f3.weight.shape == (24, DIM)
@@ -71,13 +75,13 @@ def test_mlp_mixer_block_is_equations_1_and_2():
 
 def test_feed_forward_only_block_is_equations_11_and_12():
     block = randomized(create_block("feed_forward_only", dim=DIM, num_tokens=K))
-    (channel, token), x = block.halves, torch.randn(3, K, DIM)
-    f1, _, f2 = channel.layer
-    u = x + f2(gelu(f1(layer_norm(x, [DIM], channel.norm.weight, channel.norm.bias))))
+    (channel, token), x = block.parts, torch.randn(3, K, DIM)
+    u = x + channel.mlp.fc2(gelu(channel.mlp.fc1(ln(channel, x))))
     norm = token.mixer.norm
-    ln = layer_norm(u.transpose(1, 2), [K], norm.weight, norm.bias).transpose(1, 2)
-    y = u + transposed(token.mixer.f4, gelu(transposed(token.mixer.f3, ln)))
+    over_tokens = layer_norm(u.transpose(1, 2), [K], norm.weight, norm.bias).transpose(1, 2)
+    y = u + transposed(token.mixer.f4, gelu(transposed(token.mixer.f3, over_tokens)))
     torch.testing.assert_close(block(x), y)
+    assert isinstance(token.residual.norm, nn.Identity)
     assert token.mixer.f3.weight.shape == (1, 4 * K, K)
 
 
@@ -92,14 +96,14 @@ def test_norm_over_tokens_counts_real_ones():
 
 def test_resmlp_block_is_equations_13_to_15():
     block = randomized(create_block("resmlp", dim=DIM, num_tokens=K))
-    (token, channel), x = block.halves, torch.randn(3, K, DIM)
+    (token, channel), x = block.parts, torch.randn(3, K, DIM)
 
     def aff(layer, x):
         return torch.stack([torch.diag(layer.alpha) @ row + layer.beta for row in x.flatten(0, 1)]).view_as(x)
 
-    u = x + aff(token.after, transposed(token.mixer.linear, aff(token.norm, x)))
-    f2, _, f3 = channel.layer
-    y = u + aff(channel.after, f3(gelu(f2(aff(channel.norm, u)))))
+    u = x + aff(token.residual.scale, transposed(token.mixer.linear, aff(token.residual.norm, x)))
+    f2, f3 = channel.mlp.fc1, channel.mlp.fc2
+    y = u + aff(channel.residual.scale, f3(gelu(f2(aff(channel.residual.norm, u)))))
     torch.testing.assert_close(block(x), y)
 
 
@@ -118,9 +122,9 @@ def test_folded_resmlp_is_the_unfolded(heads):
     torch.testing.assert_close(folded(x), block(x))
     valid = torch.rand(4, K, generator=torch.Generator().manual_seed(3)) < 0.6
     assert 0 < valid.sum() < valid.numel()
-    torch.testing.assert_close(folded(x, valid), block(x, valid))
-    # an S x S linear layer with a scale per channel and a bias per place and channel, and the channel half's two layers
-    token, channel = folded.halves
+    torch.testing.assert_close(folded(x, valid)[valid], block(x, valid)[valid])
+    # an S x S linear layer with a scale per channel and a bias per place and channel, and the perceptron's two layers
+    token, channel = folded.parts
     assert isinstance(token.mixer, FoldedResMLP)
     shapes = {name: tuple(value.shape) for name, value in token.state_dict().items()}
     assert shapes == {
@@ -129,13 +133,15 @@ def test_folded_resmlp_is_the_unfolded(heads):
         "mixer.bias": (K, DIM),
         "mixer.share": (DIM,),
     }
-    assert [type(layer) for layer in channel.layer] == [nn.Linear, nn.GELU, nn.Linear]
-    assert {type(channel.norm), type(channel.after), type(token.norm), type(token.after)} == {nn.Identity}
+    assert {type(part) for half in (token, channel) for part in (half.residual.norm, half.residual.scale)} == {
+        nn.Identity
+    }
+    assert not any(isinstance(module, Affine) for module in folded.modules())
     assert not any(p.requires_grad for p in folded.parameters())
     # the original is left alone
     assert all(torch.equal(value, before[name]) for name, value in block.state_dict().items())
-    block.halves[0].mixer.linear.weight.data.zero_()
-    assert folded.halves[0].mixer.weight.abs().sum() > 0
+    block.parts[0].mixer.linear.weight.data.zero_()
+    assert folded.parts[0].mixer.weight.abs().sum() > 0
 
 
 def test_only_resmlp_folds():
@@ -145,9 +151,9 @@ def test_only_resmlp_folds():
 
 def test_gmlp_block_is_the_published_one():
     block = randomized(create_block("gmlp", dim=DIM, num_tokens=K))
-    (half,), x = block.halves, torch.randn(3, K, DIM)
-    mixer, gate = half.mixer, half.mixer.gate
-    z = gelu(mixer.f1(layer_norm(x, [DIM], half.norm.weight, half.norm.bias)))
+    (only,), x = block.parts, torch.randn(3, K, DIM)
+    mixer, gate = only.mixer, only.mixer.gate
+    z = gelu(mixer.f1(ln(only, x)))
     u, v = z[..., :24], z[..., 24:]
     s = u * transposed(gate.linear, layer_norm(v, [24], gate.norm.weight, gate.norm.bias))
     torch.testing.assert_close(block(x), x + mixer.f2(s))

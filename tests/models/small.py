@@ -1,0 +1,49 @@
+"""Every model in a size for tests, and clouds to put in."""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from pctransformer.heads.reconstruction import Reconstruction
+from pctransformer.models import create_model, model_info
+
+_PATCHES = {"dim": 24, "depth": 2, "num_heads": 3, "num_patches": 10, "patch_size": 6, "widths": (8, 16)}
+_SERIALIZED = {"dims": (16, 32, 48), "depths": (1, 2, 1), "patch_size": 16, "cell_size": 0.1}
+
+SIZES: dict[str, dict[str, Any]] = {
+    "pct": {"dim": 32, "width": 64, "tokens": (32, 16), "k": 8},
+    "npct": {"dim": 16, "width": 32},
+    "spct": {"dim": 16, "width": 32},
+    "patch_mixer": {"dim": 32, "depth": 2, "num_patches": 16, "patch_size": 8, "widths": (8, 16)},
+    "point_vit": _PATCHES,
+    "point_mae": _PATCHES,
+    "point_mae_pretraining": _PATCHES | {"decoder_depth": 1},
+    "point_gpt": _PATCHES,
+    "point_gpt_pretraining": _PATCHES | {"generator_depth": 1},
+    "point_transformer_v3": _SERIALIZED,
+    "point_transformer_v3_seg": _SERIALIZED | {"up_dims": (16, 32), "up_depths": (1, 2)},
+    "point_transformer_v3_small_seg": {"patch_size": 16, "cell_size": 0.1},
+}
+"""Options by which models are smaller than published; the others are quick as they are."""
+
+
+def small(name: str, num_classes: int = 5, **options: Any) -> Any:
+    """A model with few weights, the same each time."""
+    torch.manual_seed(0)
+    task = model_info(name).task
+    channels = 6 if name == "point_transformer" else {"segmentation": 4}.get(task, 3)
+    made = {"in_channels": channels, **SIZES.get(name, {}), **options}
+    return create_model(name, num_classes=None if task == "pretraining" else num_classes, **made)
+
+
+def shapes(model: nn.Module, count: int = 3, points: int = 64) -> Tensor:
+    """(count, points, 3 + C) random clouds that a model takes, the same each time."""
+    return torch.randn(count, points, model.in_channels, generator=torch.Generator().manual_seed(1))
+
+
+def output(model: nn.Module, points: Any) -> Tensor:
+    """Logits; or of pretraining, which hides the same patches each time, what is made up of them."""
+    torch.manual_seed(0)
+    out = model(points)
+    return out.predicted if isinstance(out, Reconstruction) else out
