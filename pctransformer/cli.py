@@ -98,6 +98,12 @@ COMMANDS = {
             "pctransformer evaluate-kitti training/label_2 detections --frames ImageSets/val.txt --json results.json",
         ),
     ),
+    "prepare kitti": Command(
+        "pctransformer.commands.prepare_kitti:Config",
+        "pctransformer.commands.prepare_kitti:run",
+        "compute once what training on KITTI needs: infos of its frames, a database of its objects",
+        ("pctransformer prepare kitti data/kitti", "pctransformer prepare kitti data/kitti --out prepared"),
+    ),
     "robustness": Command(
         "pctransformer.commands.robustness:Config",
         "pctransformer.commands.robustness:run",

@@ -1,0 +1,147 @@
+"""LiDAR scans with boxes: the sample of detection, which points are in which box, and data sets of scans.
+
+Boxes are x, y, z of the geometric centre, dx, dy, dz, heading, radians counter-clockwise from +x; x forward, y left, z
+up.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import torch
+
+from pctransformer.datasets.samples import generator_for
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Scan:
+    """One scan and its boxes, in numpy. Never written into: `dataclasses.replace` makes a changed copy.
+
+    Attributes:
+        points: (n, 3 + c) float32: x, y, z in metres, then values that stay as they are when points move.
+        boxes: (m, 7) float32.
+        labels: (m,) int64 class of each box, -1 for one that is neither to be found nor wrong to find.
+        name: of the frame.
+        ground: (4,) float64 a, b, c, d of the plane a x + b y + c z + d = 0 of the road, c > 0, or None.
+    """
+
+    points: np.ndarray
+    boxes: np.ndarray
+    labels: np.ndarray
+    name: str = ""
+    ground: np.ndarray | None = None
+
+    def __post_init__(self) -> None:
+        if self.points.ndim != 2 or self.points.shape[1] < 3:
+            raise ValueError(f"points of scan {self.name!r} must be (n, 3 or more), got {self.points.shape}")
+        if self.boxes.shape != (len(self.labels), 7):
+            wanted = (len(self.labels), 7)
+            raise ValueError(f"boxes of scan {self.name!r} must be {wanted} for its labels, got {self.boxes.shape}")
+
+    def take_boxes(self, index: np.ndarray) -> Scan:
+        """The boxes in these rows, or where a mask is True; all points."""
+        return dataclasses.replace(self, boxes=self.boxes[index], labels=self.labels[index])
+
+
+ScanTransform = Callable[[Scan, torch.Generator], Scan]
+
+
+def in_box(points: np.ndarray, box: np.ndarray) -> np.ndarray:
+    """Rows of the points (n, 3 or more) that lie in a box (7,), its surface included; sorted."""
+    offset = points[:, :2] - box[:2]
+    reach = np.hypot(box[3], box[4]) / 2
+    near = np.flatnonzero((np.abs(offset) <= reach).all(axis=1) & (np.abs(points[:, 2] - box[2]) <= box[5] / 2))
+    x, y = offset[near].T
+    cos, sin = np.cos(box[6]), np.sin(box[6])
+    inside = (np.abs(cos * x + sin * y) <= box[3] / 2) & (np.abs(cos * y - sin * x) <= box[4] / 2)
+    return near[inside]
+
+
+def points_in_boxes(points: np.ndarray, boxes: np.ndarray) -> np.ndarray:
+    """For each point (n, 3 or more) the first of the boxes (m, 7) that it lies in: (n,) int64, -1 for none."""
+    found = np.full(len(points), -1)
+    for i in reversed(range(len(boxes))):
+        found[in_box(points, boxes[i])] = i
+    return found
+
+
+def boxes_collide(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Whether boxes overlap seen from above: (n, m) bool for boxes (n, 7) and (m, 7). Touching is not overlapping.
+
+    Two rectangles are apart if and only if they are on either side of a line along a side of one of them.
+    """
+    a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
+    offset = b[None, :, :2] - a[:, None, :2]  # (n, m, 2)
+    turn = b[None, :, 6] - a[:, None, 6]
+    cos, sin = np.abs(np.cos(turn)), np.abs(np.sin(turn))
+    half_a, half_b = a[:, None, 3:5] / 2, b[None, :, 3:5] / 2
+    collide = np.ones(turn.shape, dtype=bool)
+    for heading, own, other in ((a[:, None, 6], half_a, half_b), (b[None, :, 6], half_b, half_a)):
+        along = np.abs(np.cos(heading) * offset[..., 0] + np.sin(heading) * offset[..., 1])
+        across = np.abs(np.cos(heading) * offset[..., 1] - np.sin(heading) * offset[..., 0])
+        collide &= along < own[..., 0] + cos * other[..., 0] + sin * other[..., 1]
+        collide &= across < own[..., 1] + sin * other[..., 0] + cos * other[..., 1]
+    return collide
+
+
+class ScanDataset(torch.utils.data.Dataset[Scan]):
+    """Scans with class names, and a transform whose randomness depends on (seed, epoch, index) only.
+
+    So an epoch is the same for any number of workers, in any order, and after a resumed run. Call `set_epoch` before
+    each epoch; workers that live on see it, too.
+
+    Args:
+        count: of the scans.
+        read: gives the scan at an index; picklable, as a `functools.partial` of a module's function is.
+        class_names: names of the classes 0, 1, ...
+        transform: applied to each scan when it is fetched.
+        seed: of the transform.
+        only_with_boxes: instead of a scan that has no box of a class after the transform give another one, drawn at
+            random, for training; after as many draws as there are scans an empty one is given after all.
+    """
+
+    def __init__(
+        self,
+        count: int,
+        read: Callable[[int], Scan],
+        class_names: Sequence[str],
+        *,
+        transform: ScanTransform | None = None,
+        seed: int = 0,
+        only_with_boxes: bool = False,
+    ) -> None:
+        self._count, self._read = count, read
+        self.class_names = tuple(class_names)
+        self.transform, self.seed, self.only_with_boxes = transform, seed, only_with_boxes
+        self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()  # shared, so that living workers see it change
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __getitem__(self, index: int) -> Scan:
+        index = int(index)
+        if not -len(self) <= index < len(self):
+            raise IndexError(f"index {index} is outside a data set of {len(self)} scans")
+        index %= len(self)
+        generator = generator_for(self.seed, int(self._epoch), index)
+        for _ in range(len(self)):
+            scan = self._read(index)
+            if self.transform is not None:
+                scan = self.transform(scan, generator)
+            if not self.only_with_boxes or (scan.labels >= 0).any():
+                break
+            index = int(torch.randint(len(self), (), generator=generator))
+        return scan
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the epoch, >= 0, that the transform's randomness is derived from."""
+        self._epoch.fill_(epoch)
+
+    def with_transform(self, transform: ScanTransform | None, *, only_with_boxes: bool = False) -> ScanDataset:
+        """The same scans under another transform."""
+        return ScanDataset(
+            self._count, self._read, self.class_names,
+            transform=transform, seed=self.seed, only_with_boxes=only_with_boxes,
+        )  # fmt: skip
