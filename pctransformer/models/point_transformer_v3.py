@@ -5,19 +5,23 @@ of a thousand points, and each patch is plain attention. Curves take turns from 
 patches in one is none in the next. Cells twice as large join points from level to level, and give them back on the way
 up.
 
-What differs here: the paper puts a sparse convolution in front of each block, and one as stem, to tell points where
-others are; here attention knows it by rotary codes, or nothing does, and the stem is a linear layer, as in later
-versions of the authors (Sonata, 2025; Utonia, 2026). So public weights do not fit. The curves of a cloud and its
-patches do not depend on the other clouds of a batch, nor on the kernel: Hilbert codes always have 16 bits per axis,
-where public code takes as many as the largest cloud of a batch needs. Points that share a cell stay apart.
+How attention knows where points are is a choice. The paper puts a sparse convolution in front of each block, and one
+as stem: position="convolution". Its authors' later versions (Sonata, 2025; Utonia, 2026) have a linear stem, the last
+of them rotary codes: position="rotary". Or nothing tells: position="none".
 
-(B, N, 3 + C) -> linear -> blocks -> 4 x (grid pooling -> blocks) -> mean over tokens -> perceptron -> logits
+What differs here: the curves of a cloud and its patches do not depend on the other clouds of a batch, nor on the
+kernel: Hilbert codes always have 16 bits per axis, where public code takes as many as the largest cloud of a batch
+needs. So public weights, which are for position="convolution", load, but half of their patches are others than in
+training. Points that share a cell stay apart, and share what convolutions say.
+
+(B, N, 3 + C) -> stem -> blocks -> 4 x (grid pooling -> blocks) -> mean over tokens -> perceptron -> logits
 For segmentation -> 4 x (unpooling -> blocks) -> linear -> logits of every point
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from itertools import accumulate, pairwise
 from typing import Literal
 
@@ -29,6 +33,7 @@ from pctransformer.heads.segmentation import SegmentationHead
 from pctransformer.layers.position import RotaryPosition
 from pctransformer.models.classifier import Classifier
 from pctransformer.models.segmenter import Segmenter, of_each_point
+from pctransformer.point_view.cell_convolution import CellConvolution, ConvolutionalPosition
 from pctransformer.point_view.curve_order import Curve
 from pctransformer.point_view.serialization import Coarsening, SerializedPoints, serialize
 from pctransformer.point_view.serialized_attention import (
@@ -41,7 +46,7 @@ from pctransformer.point_view.serialized_attention import (
 from pctransformer.points import PointBatch
 
 CURVES: tuple[Curve, ...] = ("morton", "morton_transposed", "hilbert", "hilbert_transposed")
-Position = Literal["rotary", "none"]
+Position = Literal["rotary", "convolution", "none"]
 
 _HEAD_DIM = 16  # of all levels and sizes in the paper
 
@@ -50,11 +55,12 @@ class SerializedEncoder(nn.Module):
     """From points to the levels of the grid, finest first.
 
     Args:
-        stem: from all channels of a point to those of the first level.
+        stem: from all channels of a point to those of the first level; or what comes after a convolution.
         down: to each further level.
         blocks: of each level.
         cell_size: of the first level, metres.
         curves: along which points are sorted.
+        convolution: in front of the stem, or None.
     """
 
     def __init__(
@@ -65,15 +71,22 @@ class SerializedEncoder(nn.Module):
         *,
         cell_size: float,
         curves: Sequence[Curve],
+        convolution: CellConvolution | None = None,
     ) -> None:
         super().__init__()
+        self.convolution = convolution
         self.cell_size, self.curves = cell_size, tuple(curves)
         self.stem, self.down, self.blocks = stem, nn.ModuleList(down), nn.ModuleList(blocks)
 
     def forward(self, batch: PointBatch) -> tuple[list[SerializedPoints], list[Coarsening]]:
         """All levels, and how each came from the one before."""
         channels = batch.xyz if batch.features is None else torch.cat([batch.xyz, batch.features], 1)
-        level = serialize(batch, self.cell_size, self.curves).replace(self.stem(channels))
+        level = serialize(batch, self.cell_size, self.curves)
+        if self.convolution is not None:
+            level = level.with_occupied()
+            assert level.occupied is not None
+            channels = self.convolution(channels, level.occupied)
+        level = level.replace(self.stem(channels))
         levels, joined = [self.blocks[0](level)], []
         for down, blocks in zip(self.down, self.blocks[1:], strict=True):
             level, children = down(levels[-1])
@@ -156,14 +169,14 @@ def point_transformer_v3(
     depths: Sequence[int] = (2, 2, 2, 6, 2),
     drop_path: float = 0.3,
 ) -> PointTransformerV3:
-    """The encoder of the published configuration, 11 912 616 parameters without its convolutions.
+    """The encoder of the published configuration; its 38 672 640 parameters if position is "convolution".
 
     Args:
         num_classes: logits.
         in_channels: channels of the input, 3 + C.
         cell_size: of the finest grid: 0.01 for objects in the unit sphere with some ten thousand points. With fewer
             points give about their distance, or the first levels join nothing.
-        position: how attention knows where points are: "rotary", or "none".
+        position: how attention knows where points are: "convolution" as in the paper, "rotary", or "none".
         patch_size: points that see each other.
         dims: channels of each level, multiples of 16.
         depths: blocks of each level.
@@ -187,7 +200,9 @@ def point_transformer_v3_seg(
     up_depths: Sequence[int] = (2, 2, 2, 2),
     drop_path: float = 0.3,
 ) -> PointTransformerV3Segmenter:
-    """The published U-net; 0.02 m is the authors' cell for rooms, 0.05 m for streets. See `point_transformer_v3`.
+    """The published U-net; its 46 166 272 parameters below the head if position is "convolution".
+
+    0.02 m is the authors' cell for rooms, 0.05 m for streets. See `point_transformer_v3`.
 
     Args:
         up_dims: channels of each level on the way up, finest first.
@@ -236,10 +251,14 @@ def _encoder(
     depths: Sequence[int],
     drop_path: float,
 ) -> SerializedEncoder:
-    stem = nn.Sequential(nn.Linear(in_channels, dims[0], bias=False), *norm_and_activation(dims[0]))
+    convolution, stem = None, norm_and_activation(dims[0])
+    if position == "convolution":
+        convolution = CellConvolution(in_channels, dims[0], 5, bias=False)
+    else:
+        stem = nn.Sequential(nn.Linear(in_channels, dims[0], bias=False), *stem)
     down = [GridPooling(a, b) for a, b in pairwise(dims)]
     blocks = _blocks(dims, _shares(depths, drop_path), cell_size, position, patch_size)
-    return SerializedEncoder(stem, down, blocks, cell_size=cell_size, curves=CURVES)
+    return SerializedEncoder(stem, down, blocks, cell_size=cell_size, curves=CURVES, convolution=convolution)
 
 
 def _shares(depths: Sequence[int], drop_path: float) -> list[list[float]]:
@@ -252,10 +271,8 @@ def _blocks(
     dims: Sequence[int], shares: Sequence[Sequence[float]], cell_size: float, position: Position, patch_size: int
 ) -> list[SerializedBlocks]:
     """Blocks of each level, finest first."""
-    if position not in ("rotary", "none"):
-        raise ValueError(
-            f'position must be "rotary" or "none", got {position!r}; the sparse convolutions of the paper are not there'
-        )
+    if position not in ("rotary", "convolution", "none"):
+        raise ValueError(f'position must be "rotary", "convolution" or "none", got {position!r}')
     if any(dim % _HEAD_DIM for dim in dims):
         raise ValueError(f"channels must be multiples of {_HEAD_DIM}, those of a head, got {tuple(dims)}")
     levels = []
@@ -266,9 +283,58 @@ def _blocks(
                 dim,
                 dim // _HEAD_DIM,
                 rotary=RotaryPosition(_HEAD_DIM, unit=unit) if position == "rotary" else None,
+                position=ConvolutionalPosition(dim) if position == "convolution" else None,
                 drop_path=share,
             )
             for share in of_blocks
         ]
         levels.append(SerializedBlocks(blocks, patch_size))
     return levels
+
+
+# ---- public checkpoints: Pointcept/PointTransformerV3 and Pointcept (MIT) --------------------------------------------
+def convert_pointcept(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Weights of either repository's networks, renamed, for position="convolution".
+
+    Their convolutions run over x, y, z, ours over z, y, x. They have to be trained on coordinates and then features,
+    as those for nuScenes, Waymo and ModelNet are; those for rooms take colours and normals without coordinates.
+    """
+    levels_up = [int(number) for number in re.findall(r"\bdec\.dec(\d)\.", " ".join(weights))]
+    coarsest = max(levels_up, default=0)
+    renamed = {}
+    for name, value in weights.items():
+        name = re.sub(
+            r"^(backbone\.)?dec\.dec(\d)\.", lambda found: f"dec.{coarsest - int(found[2])}.", name
+        )  # coarsest first
+        for pattern, replacement in _POINTCEPT:
+            name = re.sub(pattern, replacement, name)
+        renamed[name] = value.permute(0, 3, 2, 1, 4).contiguous() if value.dim() == 5 else value
+    return renamed
+
+
+_POINTCEPT = (
+    (r"^backbone\.", ""),
+    (r"^embedding\.stem\.conv\.", "encoder.convolution.conv."),
+    (r"^embedding\.stem\.norm\.", "encoder.stem.0."),
+    (r"^enc\.enc(\d)\.down\.proj\.", lambda found: f"encoder.down.{int(found[1]) - 1}.proj."),
+    (r"^enc\.enc(\d)\.down\.norm\.0\.", lambda found: f"encoder.down.{int(found[1]) - 1}.norm.0."),
+    (r"^enc\.enc(\d)\.block(\d+)\.", r"encoder.blocks.\1.blocks.\2."),
+    (r"^dec\.(\d)\.up\.proj\.", r"up.\1.coarse."),
+    (r"^dec\.(\d)\.up\.proj_skip\.", r"up.\1.fine."),
+    (r"^dec\.(\d)\.block(\d+)\.", r"blocks.\1.blocks.\2."),
+    (r"\.cpe\.0\.", ".position.convolution.conv."),
+    (r"\.cpe\.1\.", ".position.proj."),
+    (r"\.cpe\.2\.", ".position.norm."),
+    (r"\.norm1\.0\.", ".attention_residual.norm."),
+    (r"\.norm2\.0\.", ".mlp_residual.norm."),
+    (r"\.attn\.", ".attention."),
+    (r"\.mlp\.0\.", ".mlp."),
+    (r"^seg_head\.", "head.classifier."),
+    (r"^cls_head\.8\.", "head.classifier."),
+    (r"^cls_head\.", "head.hidden."),
+)
+
+PUBLIC_WEIGHTS = {
+    "backbone.embedding.stem.conv.weight": convert_pointcept,
+    "embedding.stem.conv.weight": convert_pointcept,
+}

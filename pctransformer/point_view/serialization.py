@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from pctransformer.ops import segment
+from pctransformer.point_view.cell_convolution import OccupiedCells, occupy
 from pctransformer.point_view.curve_order import Curve, curve_code
 from pctransformer.points import PointBatch
 
@@ -24,17 +25,27 @@ class SerializedPoints:
         points: the points.
         codes: (curves, N) int64 number of each point's cell along each curve, its cloud above that.
         orders: (curves, N) int64 rows along each curve, cloud by cloud: `codes[c, orders[c]]` ascends.
+        cells: (N, 3) int64 x, y, z of each point's cell, counted from the lowest of its cloud.
         bits: bits per axis in the codes, for this level of the grid.
+        occupied: those cells as rows, for convolutions; None as long as nobody asked `with_occupied`.
     """
 
     points: PointBatch
     codes: Tensor
     orders: Tensor
+    cells: Tensor
     bits: int
+    occupied: OccupiedCells | None = None
 
     def replace(self, features: Tensor) -> SerializedPoints:
         """The same points with other features."""
         return dataclasses.replace(self, points=self.points.replace(features=features))
+
+    def with_occupied(self) -> SerializedPoints:
+        """The same points, and their cells as rows. On CUDA this waits for the device."""
+        if self.occupied is not None:
+            return self
+        return dataclasses.replace(self, occupied=occupy(self.points, self.cells))
 
 
 def serialize(batch: PointBatch, cell_size: float, curves: Sequence[Curve], *, bits: int = 16) -> SerializedPoints:
@@ -67,7 +78,7 @@ def serialize(batch: PointBatch, cell_size: float, curves: Sequence[Curve], *, b
             f" {2**bits} apart; make cells larger, or normalise the cloud"
         )
     codes = torch.stack([cloud << 3 * bits | curve_code(cells, curve, bits) for curve in curves])
-    return SerializedPoints(batch, codes, codes.argsort(dim=1, stable=True), bits)
+    return SerializedPoints(batch, codes, codes.argsort(dim=1, stable=True), cells, bits)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -102,15 +113,17 @@ def coarsen(level: SerializedPoints) -> Coarsening:
     parent = torch.empty_like(members).scatter(0, members, of_sorted)
     offsets = torch.nn.functional.pad(counts.cumsum(0), (1, 0))
     points, bits = level.points, level.bits - 1
-    codes = level.codes.index_select(1, members.index_select(0, offsets[:-1])) >> 3
+    first = members.index_select(0, offsets[:-1])
+    codes = level.codes.index_select(1, first) >> 3
     clouds = torch.arange(len(points) + 1, device=members.device)
     coarse = PointBatch(
         xyz=segment(points.xyz.index_select(0, members), offsets, "mean"),
         offsets=torch.searchsorted(codes[0] >> 3 * bits, clouds),
         origin=points.origin,
     )
+    cells = level.cells.index_select(0, first) >> 1
     return Coarsening(
-        SerializedPoints(coarse, codes, codes.argsort(dim=1, stable=True), bits), parent, members, offsets
+        SerializedPoints(coarse, codes, codes.argsort(dim=1, stable=True), cells, bits), parent, members, offsets
     )
 
 

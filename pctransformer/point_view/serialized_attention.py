@@ -15,6 +15,7 @@ from pctransformer.layers.position import RotaryPosition
 from pctransformer.layers.recording import RecordedLayer
 from pctransformer.layers.residual import Residual
 from pctransformer.ops import gather, ragged_attention, segment
+from pctransformer.point_view.cell_convolution import ConvolutionalPosition
 from pctransformer.point_view.serialization import Coarsening, Patches, SerializedPoints, coarsen, cut
 from pctransformer.points import pad_packed, padded_rows, unpad
 
@@ -79,18 +80,28 @@ class SerializedAttention(RecordedLayer):
 class SerializedBlock(nn.Module):
     """Attention inside patches, then a perceptron for each point, both with LayerNorm in front (figure 4).
 
-    The paper has a sparse convolution in front, which tells points of their neighbours; here positions enter attention
-    itself, by `rotary`, or not at all.
+    Where points are enters by a convolution over their cells in front, as in the paper, or by rotary codes in attention
+    itself, or not at all.
 
     Args:
         dim: channels.
         num_heads: heads.
         rotary: see `SerializedAttention`.
+        position: what is added to points in front, or None.
         drop_path: share of clouds that each half leaves as they are, in training.
     """
 
-    def __init__(self, dim: int, num_heads: int, *, rotary: RotaryPosition | None, drop_path: float = 0.0) -> None:
+    def __init__(
+        self,
+        dim: int,
+        num_heads: int,
+        *,
+        rotary: RotaryPosition | None = None,
+        position: ConvolutionalPosition | None = None,
+        drop_path: float = 0.0,
+    ) -> None:
         super().__init__()
+        self.position = position
         self.attention = SerializedAttention(dim, num_heads, rotary=rotary)
         self.mlp = MLP(dim, 4 * dim)
         self.attention_residual = Residual(nn.LayerNorm(dim), drop_path=drop_path)
@@ -99,15 +110,16 @@ class SerializedBlock(nn.Module):
     def forward(self, level: SerializedPoints, curve: int, patches: Patches) -> SerializedPoints:
         """
         Args:
-            level: points with features.
+            level: points with features, and with their occupied cells if there is a convolution.
             curve: which of its orders.
             patches: how that is cut.
         """
-        points, order = level.points, level.orders[curve]
-        assert points.features is not None
-        x = self.attention_residual(
-            points.features, lambda x: self.attention(x, points.xyz, order, patches), points.offsets
-        )
+        points, order, x = level.points, level.orders[curve], level.points.features
+        assert x is not None
+        if self.position is not None:
+            assert level.occupied is not None
+            x = x + self.position(x, level.occupied)
+        x = self.attention_residual(x, lambda x: self.attention(x, points.xyz, order, patches), points.offsets)
         return level.replace(self.mlp_residual(x, self.mlp, points.offsets))
 
 
@@ -128,6 +140,8 @@ class SerializedBlocks(nn.Module):
 
     def forward(self, level: SerializedPoints) -> SerializedPoints:
         patches = cut(level.points.offsets, self.patch_size)
+        if any(block.position is not None for block in self.blocks):
+            level = level.with_occupied()  # once for all blocks, and for those of the same level on the way up
         curves = len(level.orders)
         turns = torch.randperm(curves).tolist() if self.training else list(range(curves))
         for i, block in enumerate(self.blocks):
