@@ -68,6 +68,17 @@ COMMANDS = {
             "pctransformer train classification --model point_mae_small --pretrained runs/pretrained --freeze",
         ),
     ),
+    "train part-segmentation": Command(
+        "pctransformer.training.settings:PartSegmentationTraining",
+        "pctransformer.training.part_segmentation:run",
+        "train a model to tell the parts of generated shapes or of ShapeNet's, and test it",
+        (
+            "pctransformer train part-segmentation",
+            "pctransformer train part-segmentation --data FOLDER --num-points 2048 --eval-points 2048 --out runs/parts",
+            "pctransformer train part-segmentation --model point_mae_small_seg --pretrained runs/pretrained",
+            "pctransformer train part-segmentation --resume runs/parts",
+        ),
+    ),
     "train pretraining": Command(
         "pctransformer.training.settings:Pretraining",
         "pctransformer.training.pretraining:run",

@@ -191,8 +191,7 @@ class Predictor:
                 " read_points(path, columns=4) gives, 4 for KITTI and 5 for nuScenes",
             )
         data = self.settings.data
-        drawn = max(data.num_points, data.eval_points)  # from a mesh, as in the data sets of the training
-        read = partial(read_points, path, num_points=drawn, not_finite=not_finite)
+        read = partial(read_points, path, num_points=data.drawn_points, not_finite=not_finite)
         if not data.normals:
             points = read(features=())
         else:

@@ -12,7 +12,7 @@ from pctransformer.errors import UserError
 from pctransformer.training import checkpoint
 from pctransformer.training.checkpoint import Checkpoint
 from pctransformer.training.distributed import choose_device
-from pctransformer.training.report import autocast_type
+from pctransformer.training.report import as_trained
 from pctransformer.training.run_folder import numbered
 from pctransformer.training.settings import ClassificationTraining
 
@@ -39,9 +39,7 @@ class TrainedClassifier:
     def on(self, device: str) -> tuple[nn.Module, dict[str, Any]]:
         """The model on a device, and the arguments with which evaluation treats it as its training did."""
         chosen = choose_device(device)
-        dtype = autocast_type(self.settings.optimization.precision)
-        how = {"batch_size": self.settings.optimization.batch_size, "device": chosen, "dtype": dtype}
-        return self.checkpoint.build_model().to(chosen), how
+        return self.checkpoint.build_model().to(chosen), as_trained(self.settings.optimization, chosen)
 
     def check_classes(self, found: tuple[str, ...], source: str) -> None:
         """Raise a UserError where the classes of some data are not the model's."""

@@ -8,7 +8,7 @@ ModelNet, `shapenet_parts_*` and `scanobjectnn` those sets, `generated_shapes` n
 from pctransformer.datasets.files import FileFormatError, read_mesh, read_points, write_ply
 from pctransformer.datasets.folder import folder_dataset, unlabelled_folder
 from pctransformer.datasets.modelnet import modelnet_hdf5, modelnet_npz, modelnet_off, modelnet_resampled
-from pctransformer.datasets.samples import CloudDataset, Sample, collate, joined
+from pctransformer.datasets.samples import CloudDataset, Sample, collate, collate_parts, joined
 from pctransformer.datasets.scanobjectnn import scanobjectnn
 from pctransformer.datasets.shapenet import shapenet_parts_hdf5, shapenet_parts_text
 from pctransformer.datasets.shapes import generated_shapes
@@ -19,6 +19,7 @@ __all__ = [
     "FileFormatError",
     "Sample",
     "collate",
+    "collate_parts",
     "folder_dataset",
     "generated_shapes",
     "joined",

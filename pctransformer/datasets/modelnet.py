@@ -152,7 +152,7 @@ def modelnet_resampled(
     labelled = [(path, names.index(name)) for path, name in files]
     labels = [label for _, label in labelled]
     read = partial(_read_resampled, labelled, num_points)
-    return CloudDataset(LazySamples(len(files), read), labels, names, transform=transform, seed=seed)
+    return CloudDataset(LazySamples(len(files), read), labels, names, transform=transform, seed=seed, up="y")
 
 
 def _read_resampled(files: list[tuple[Path, int]], num_points: int | None, index: int) -> Sample:
@@ -205,7 +205,7 @@ def modelnet_hdf5(
         for i in range(len(points)):
             name = f"{path.stem}[{i}]"
             samples.append(sample_from(points[i, :num_points], label=int(label[i]), name=name, path=path))
-    return CloudDataset(samples, [sample.label for sample in samples], names, transform=transform, seed=seed)
+    return CloudDataset(samples, [sample.label for sample in samples], names, transform=transform, seed=seed, up="y")
 
 
 def _hdf5_arrays(path: Path, names: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:

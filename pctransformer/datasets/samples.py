@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Sequence
+from typing import Literal
 
 import numpy as np
 import torch
@@ -80,6 +81,7 @@ class CloudDataset(torch.utils.data.Dataset[Sample]):
         transform: applied to each sample when it is fetched.
         seed: of the transform.
         part_names: names that `point_labels` index, where there are any.
+        up: the axis that stands upright, for pictures.
 
     Raises:
         ValueError: samples and labels differ in number, or a label has no name.
@@ -100,10 +102,12 @@ class CloudDataset(torch.utils.data.Dataset[Sample]):
         transform: Transform | None = None,
         seed: int = 0,
         part_names: Sequence[str] = (),
+        up: Literal["y", "z"] = "z",
     ) -> None:
         self.labels = torch.as_tensor(np.asarray(labels), dtype=torch.int64)
         self.class_names = tuple(class_names)
         self.part_names = tuple(part_names)
+        self.up = up
         if len(samples) != len(self.labels):
             raise ValueError(f"{len(samples)} samples need as many labels, got {len(self.labels)}")
         wrong = (self.labels < 0) | (self.labels >= len(self.class_names))
@@ -162,7 +166,7 @@ class CloudDataset(torch.utils.data.Dataset[Sample]):
 
     def _with(self, samples: Sequence[Sample], labels: Tensor, transform: Transform | None, seed: int) -> CloudDataset:
         return CloudDataset(
-            samples, labels, self.class_names, transform=transform, seed=seed, part_names=self.part_names
+            samples, labels, self.class_names, transform=transform, seed=seed, part_names=self.part_names, up=self.up
         )
 
 
@@ -263,3 +267,14 @@ def collate(samples: Sequence[Sample]) -> tuple[PointBatch, Tensor]:
     """
     labels = torch.tensor([sample.label for sample in samples], dtype=torch.int64)
     return PointBatch.from_list([sample.points for sample in samples]), labels
+
+
+def collate_parts(samples: Sequence[Sample]) -> tuple[PointBatch, Tensor, Tensor]:
+    """Pack samples with labels of points.
+
+    Returns:
+        points, labels: as in `collate`.
+        point_labels (N,) int64: part or class of each packed point, -1 ignored; all of a sample that has none.
+    """
+    parts = [torch.full((len(s),), -1) if s.point_labels is None else s.point_labels for s in samples]
+    return *collate(samples), torch.cat(parts)

@@ -75,4 +75,4 @@ def scanobjectnn(
         sample_from(xyz[:num_points].astype(np.float32), label=int(label[i]), name=f"{path.stem}[{i}]", path=path)
         for i, xyz in enumerate(points)
     ]
-    return CloudDataset(samples, label, CLASSES, transform=transform, seed=seed)
+    return CloudDataset(samples, label, CLASSES, transform=transform, seed=seed, up="y")

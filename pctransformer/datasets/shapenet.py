@@ -77,7 +77,7 @@ def shapenet_parts_text(
         raise FileFormatError(absent, f"{len(listed) - len(there)} of {len(listed)} listed files are not there")
     labels = [label for _, label in there]
     samples = LazySamples(len(there), partial(_read_text, there))
-    return CloudDataset(samples, labels, CATEGORIES, transform=transform, seed=seed, part_names=PART_NAMES)
+    return CloudDataset(samples, labels, CATEGORIES, transform=transform, seed=seed, part_names=PART_NAMES, up="y")
 
 
 def shapenet_parts_hdf5(
@@ -109,7 +109,7 @@ def shapenet_parts_hdf5(
         for path in paths:
             samples += _read_hdf5(path)
     labels = [sample.label for sample in samples]
-    return CloudDataset(samples, labels, CATEGORIES, transform=transform, seed=seed, part_names=PART_NAMES)
+    return CloudDataset(samples, labels, CATEGORIES, transform=transform, seed=seed, part_names=PART_NAMES, up="y")
 
 
 def _splits(split: str) -> tuple[str, ...]:

@@ -238,6 +238,11 @@ def pointnet2() -> Compose:
     return Compose((PointDropout(0.875), RandomScale(0.8, 1.25), RandomShift(0.1)))
 
 
+def pointnet2_parts() -> Compose:
+    """Qi et al., PointNet++, 2017, on ShapeNet parts as the common PyTorch code trains it, and Point-MAE's authors."""
+    return Compose((RandomScale(0.8, 1.25), RandomShift(0.1)))
+
+
 def point_mae() -> Compose:
     """Pang et al., Point-MAE, 2022: pretraining, and fine-tuning on ModelNet40."""
     return Compose((RandomAnisotropicScale(2 / 3, 3 / 2), RandomShift(0.2)))
@@ -251,6 +256,7 @@ def point_transformer_v3() -> Compose:
 RECIPES: dict[str, Callable[[], Compose]] = {
     "pct": pct,
     "pointnet2": pointnet2,
+    "pointnet2_parts": pointnet2_parts,
     "point_mae": point_mae,
     "point_transformer_v3": point_transformer_v3,
 }

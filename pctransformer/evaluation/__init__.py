@@ -10,13 +10,21 @@ from pctransformer.evaluation.classification import (
 from pctransformer.evaluation.few_shot import FewShotScore, few_shot, logistic_regression
 from pctransformer.evaluation.kitti import KittiScore, evaluate_kitti
 from pctransformer.evaluation.robustness import Robustness, comparison_table, evaluate_robustness
-from pctransformer.evaluation.segmentation import PartScore, evaluate_segmenter, parts_of_classes, predict_parts
+from pctransformer.evaluation.segmentation import (
+    PartEvaluation,
+    PartScore,
+    evaluate_segmenter,
+    part_logits,
+    parts_of_classes,
+    predict_parts,
+)
 
 __all__ = [
     "ClassificationScore",
     "Evaluation",
     "FewShotScore",
     "KittiScore",
+    "PartEvaluation",
     "PartScore",
     "Robustness",
     "comparison_table",
@@ -26,6 +34,7 @@ __all__ = [
     "evaluate_segmenter",
     "few_shot",
     "logistic_regression",
+    "part_logits",
     "parts_of_classes",
     "predict_logits",
     "predict_parts",

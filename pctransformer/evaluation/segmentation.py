@@ -13,10 +13,11 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pctransformer.datasets.samples import CloudDataset, Sample
@@ -216,7 +217,84 @@ class PartScore:
         return table
 
 
+@dataclasses.dataclass(frozen=True, eq=False)
+class PartEvaluation:
+    """What a model predicts for labelled shapes, and how good that is.
+
+    Attributes:
+        score: IoU of every shape.
+        predicted: for each shape (n,) int64 predicted part of each point, one of those of its category.
+        names: of the shapes.
+        loss: mean cross-entropy of all labelled points, among the parts of all categories, as in training; 0 without
+            points.
+    """
+
+    score: PartScore
+    predicted: tuple[Tensor, ...]
+    names: tuple[str, ...]
+    loss: float
+
+    def as_dict(self, worst: int = 20) -> dict[str, Any]:
+        """Plain values for JSON: loss, score, and the shapes with the lowest IoU, lowest first."""
+        score, rows = self.score, self.score.ious.argsort(stable=True)[:worst].tolist()
+        shapes = [
+            {"name": self.names[i], "class": score.class_names[score.categories[i]], "iou": score.ious[i].item()}
+            for i in rows
+        ]
+        return {"loss": self.loss, **score.as_dict(), "worst": shapes}
+
+
 # ---- predictions -----------------------------------------------------------------------------------------------------
+def part_logits(
+    model: nn.Module,
+    dataset: CloudDataset,
+    *,
+    batch_size: int = 16,
+    device: torch.device | str | None = None,
+    dtype: torch.dtype | None = None,
+) -> Iterator[tuple[Sample, Tensor]]:
+    """Each shape with what a segmentation model says of its points; with `num_categories` it is told what the shape is.
+
+    While the shapes are asked for, the model is in evaluation mode; afterwards each of its modules is in the mode it
+    was in before.
+
+    Args:
+        model: a `Segmenter`.
+        dataset: shapes under its transform, with `part_names`.
+        batch_size: shapes that go through the model at once.
+        device: where the model is. None: where its first parameter is.
+        dtype: of autocast, for example torch.bfloat16. None: the model's own.
+
+    Yields:
+        the shape, and its logits (n, parts) float32 on CPU, of all parts of the data set.
+
+    Raises:
+        ValueError: the model has another number of parts, or its logits are not finite.
+    """
+    if batch_size < 1:
+        raise ValueError(f"batch_size must be at least 1, got {batch_size}")
+    device = device_of(model) if device is None else torch.device(device)
+    told = bool(getattr(model, "num_categories", 0))
+    for begin in range(0, len(dataset), batch_size):
+        samples = [dataset[i] for i in range(begin, min(begin + batch_size, len(dataset)))]
+        points = PointBatch.from_list([sample.points for sample in samples]).to(device)
+        category = torch.tensor([sample.label for sample in samples], device=device)
+        with evaluating(model), torch.inference_mode(), torch.autocast(device.type, dtype, enabled=dtype is not None):
+            logits = (model(points, category) if told else model(points)).float().cpu()
+        if logits.shape != (len(points.xyz), len(dataset.part_names)):
+            raise ValueError(
+                f"{len(points.xyz)} points with {len(dataset.part_names)} parts need logits of that shape, got"
+                f" {tuple(logits.shape)}; was the model made with num_classes = len(dataset.part_names)?"
+            )
+        for sample, rows in zip(samples, logits.split([len(sample) for sample in samples])):
+            if not rows.isfinite().all():
+                raise ValueError(
+                    f"logits of sample {sample.name!r} are NaN or infinite: the model's weights or the sample's"
+                    " points are not finite"
+                )
+            yield sample, rows
+
+
 def predict_parts(
     model: nn.Module,
     dataset: CloudDataset,
@@ -225,25 +303,21 @@ def predict_parts(
     device: torch.device | str | None = None,
     dtype: torch.dtype | None = None,
 ) -> tuple[Tensor, ...]:
-    """The part of each point of each shape that a segmentation model finds most probable.
-
-    Of the parts of the shape's own category, that is; a model with `num_categories` is told the category, too. The
-    model is in evaluation mode meanwhile; afterwards each of its modules is in the mode it was in before.
+    """The part of each point of each shape that a segmentation model finds most probable, of those its category has.
 
     Args:
-        model: a `Segmenter`.
+        model, batch_size, device, dtype: as in `part_logits`.
         dataset: shapes with labels and `part_names` like "chair/leg", under its transform.
-        batch_size: shapes that go through the model at once.
-        device: where the model is. None: where its first parameter is.
-        dtype: of autocast, for example torch.bfloat16. None: the model's own.
 
     Returns:
         for each shape (n,) int64 on CPU.
 
     Raises:
-        ValueError: part names do not tell their class, or the model has another number of them.
+        ValueError: part names do not tell their class, or as in `part_logits`.
     """
-    return _predict(model, dataset, batch_size, device, dtype)[0]
+    parts = parts_of_classes(dataset.class_names, dataset.part_names)
+    found = part_logits(model, dataset, batch_size=batch_size, device=device, dtype=dtype)
+    return tuple(_best(logits, parts[sample.label]) for sample, logits in found)
 
 
 def evaluate_segmenter(
@@ -253,59 +327,31 @@ def evaluate_segmenter(
     batch_size: int = 16,
     device: torch.device | str | None = None,
     dtype: torch.dtype | None = None,
-) -> PartScore:
+) -> PartEvaluation:
     """Predict the parts of every shape once and compare: the plain protocol.
 
     Args:
         model, dataset, batch_size, device, dtype: as in `predict_parts`.
 
     Raises:
-        ValueError: as in `predict_parts`, a shape has no point labels, its logits are not finite.
+        ValueError: as in `predict_parts`, or a shape has no point labels.
     """
     parts = parts_of_classes(dataset.class_names, dataset.part_names)
-    predicted, samples = _predict(model, dataset, batch_size, device, dtype)
-    labels = []
-    for sample in samples:
+    predicted, labels, categories, names = [], [], [], []
+    loss = torch.zeros((), dtype=torch.float64)
+    for sample, logits in part_logits(model, dataset, batch_size=batch_size, device=device, dtype=dtype):
         if sample.point_labels is None:
             raise ValueError(f"sample {sample.name!r} has no point labels, so there is nothing to compare with")
+        predicted.append(_best(logits, parts[sample.label]))
         labels.append(sample.point_labels)
-    categories = [sample.label for sample in samples]
-    return PartScore.from_predictions(labels, predicted, categories, dataset.class_names, parts=parts)
+        categories.append(sample.label)
+        names.append(sample.name)
+        loss += F.cross_entropy(logits.double(), sample.point_labels, ignore_index=-1, reduction="sum")
+    score = PartScore.from_predictions(labels, predicted, categories, dataset.class_names, parts=parts)
+    return PartEvaluation(score, tuple(predicted), tuple(names), loss.item() / max(score.points, 1))
 
 
-def _predict(
-    model: nn.Module,
-    dataset: CloudDataset,
-    batch_size: int,
-    device: torch.device | str | None,
-    dtype: torch.dtype | None,
-) -> tuple[tuple[Tensor, ...], list[Sample]]:
-    """Predicted parts of every shape, and the shapes, each of which is fetched once."""
-    if batch_size < 1:
-        raise ValueError(f"batch_size must be at least 1, got {batch_size}")
-    parts = parts_of_classes(dataset.class_names, dataset.part_names)
-    device = device_of(model) if device is None else torch.device(device)
-    told = bool(getattr(model, "num_categories", 0))
-    predicted: list[Tensor] = []
-    seen: list[Sample] = []
-    with evaluating(model), torch.inference_mode(), torch.autocast(device.type, dtype, enabled=dtype is not None):
-        for begin in range(0, len(dataset), batch_size):
-            samples = [dataset[i] for i in range(begin, min(begin + batch_size, len(dataset)))]
-            points = PointBatch.from_list([sample.points for sample in samples]).to(device)
-            category = torch.tensor([sample.label for sample in samples], device=device)
-            logits = (model(points, category) if told else model(points)).float().cpu()
-            if logits.shape != (len(points.xyz), len(dataset.part_names)):
-                raise ValueError(
-                    f"{len(points.xyz)} points with {len(dataset.part_names)} parts need logits of that shape, got"
-                    f" {tuple(logits.shape)}; was the model made with num_classes = len(dataset.part_names)?"
-                )
-            for sample, rows in zip(samples, logits.split([len(sample) for sample in samples])):
-                if not rows.isfinite().all():
-                    raise ValueError(
-                        f"logits of sample {sample.name!r} are NaN or infinite: the model's weights or the sample's"
-                        " points are not finite"
-                    )
-                own = torch.tensor(parts[sample.label])
-                predicted.append(own[rows[:, own].argmax(1)])
-            seen += samples
-    return tuple(predicted), seen
+def _best(logits: Tensor, own: Sequence[int]) -> Tensor:
+    """(n,) the part with the greatest logit among some."""
+    index = torch.tensor(list(own))
+    return index[logits[:, index].argmax(1)]

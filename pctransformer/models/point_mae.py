@@ -3,7 +3,8 @@
 A cloud is cut into patches, a small PointNet makes each a token, and a plain transformer works on the tokens, with a
 code of the patches' centres added in front of every layer. It learns without labels: most patches are hidden, the
 transformer sees the others only, and a few more layers make up the points of the hidden ones from what it found, given
-where their centres are. Later a class token joins the tokens, and the same transformer is trained to classify.
+where their centres are. Later a class token joins the tokens, and the same transformer is trained to classify; for
+parts of objects see `models.point_mae_segmentation`.
 
 What differs here: clouds of a batch may have different sizes, and small ones repeat patches; all linear layers of
 transformers start from the same distribution.
@@ -188,7 +189,7 @@ def point_mae(
     Public weights were trained with the sampling that `skip_near_origin` repeats, and with `num_patches` 128 for 2048
     points and 512 for 8192.
     """
-    tokenizer = _tokenizer(dim, in_channels, widths, num_patches, patch_size, skip_near_origin)
+    tokenizer = patch_tokenizer(dim, in_channels, widths, num_patches, patch_size, skip_near_origin)
     encoder = pre_norm_encoder(dim, depth=depth, num_heads=num_heads, qkv_bias=False, drop_path=drop_path)
     return PointMAE(tokenizer=tokenizer, encoder=encoder, dim=dim, in_channels=in_channels, num_classes=num_classes)
 
@@ -213,7 +214,7 @@ def point_mae_pretraining(
         return pre_norm_encoder(dim, depth=depth, num_heads=num_heads, qkv_bias=False, drop_path=drop_path)
 
     return PointMAEPretraining(
-        tokenizer=_tokenizer(dim, in_channels, widths, num_patches, patch_size, skip_near_origin),
+        tokenizer=patch_tokenizer(dim, in_channels, widths, num_patches, patch_size, skip_near_origin),
         encoder=layers(depth), decoder=MaskedDecoder(layers(decoder_depth), MLPPosition(dim), dim),
         dim=dim, in_channels=in_channels, mask_ratio=mask_ratio,
     )  # fmt: skip
@@ -233,9 +234,10 @@ def point_mae_small_pretraining(in_channels: int = 3) -> PointMAEPretraining:
     )  # fmt: skip
 
 
-def _tokenizer(
+def patch_tokenizer(
     dim: int, in_channels: int, widths: tuple[int, int], num_patches: int, patch_size: int, skip_near_origin: bool
 ) -> PatchTokenizer:
+    """What cuts clouds into patches and makes tokens of them, for all networks here."""
     return PatchTokenizer(
         PatchEmbedding(dim, in_channels=in_channels, widths=widths), MLPPosition(dim),
         num_patches=num_patches, patch_size=patch_size, skip_near_origin=skip_near_origin,

@@ -182,6 +182,7 @@ class PointTransformerUNet(Segmenter):
         self.in_channels, self.num_features, self.num_categories = in_channels, dims[0], num_categories
         self.encoder = encoder
         self.whole = WholeCloud(dims[-1], num_categories)
+        self.category_columns = ("whole.category.0.weight",) if num_categories else ()
         self.up = nn.ModuleList(TransitionUp(b, a) for a, b in pairwise(dims))
         self.blocks = nn.ModuleList(Blocks(dim, 1, k) for dim, k in zip(dims, ks, strict=True))
         self.head = SegmentationHead(lbr(dims[0], dims[0]), dims[0], num_classes)
@@ -225,6 +226,13 @@ def point_transformer_50_seg(
     return _segmenter((1, 2, 3, 5, 2), num_classes, in_channels, num_categories)
 
 
+def point_transformer_small_seg(
+    num_classes: int = 50, in_channels: int = 3, *, num_categories: int = 0
+) -> PointTransformerUNet:
+    """The first three levels of `point_transformer_26_seg`, for training on a CPU."""
+    return _segmenter((1, 1, 1), num_classes, in_channels, num_categories)
+
+
 def _classifier(depths: Sequence[int], num_classes: int, in_channels: int) -> PointTransformerEncoder:
     encoder = Encoder(in_channels, dims=_DIMS, depths=depths, ks=_KS)
     return PointTransformerEncoder(
@@ -233,9 +241,10 @@ def _classifier(depths: Sequence[int], num_classes: int, in_channels: int) -> Po
 
 
 def _segmenter(depths: Sequence[int], num_classes: int, in_channels: int, num_categories: int) -> PointTransformerUNet:
-    encoder = Encoder(in_channels, dims=_DIMS, depths=depths, ks=_KS)
+    dims, ks = _DIMS[: len(depths)], _KS[: len(depths)]
+    encoder = Encoder(in_channels, dims=dims, depths=depths, ks=ks)
     return PointTransformerUNet(
-        encoder=encoder, dims=_DIMS, ks=_KS, in_channels=in_channels, num_classes=num_classes,
+        encoder=encoder, dims=dims, ks=ks, in_channels=in_channels, num_classes=num_classes,
         num_categories=num_categories,
     )  # fmt: skip
 

@@ -98,6 +98,7 @@ class PointNet2Segmenter(Segmenter):
         super().__init__()
         self.in_channels, self.num_features, self.num_categories = in_channels, num_features, num_categories
         self.levels, self.whole, self.up = nn.ModuleList(levels), whole, nn.ModuleList(up)
+        self.category_columns = (f"up.{len(up) - 1}.layers.0.weight",)
         hidden = nn.Sequential(nn.Linear(num_features, 128), nn.BatchNorm1d(128), nn.ReLU(), nn.Dropout(0.5))
         self.head = SegmentationHead(hidden, 128, num_classes)
 
@@ -210,6 +211,23 @@ def pointnet2_msg_seg(
     )
     return PointNet2Segmenter(
         levels=levels, whole=GroupAll(512, (256, 512, 1024)), up=up, num_features=128, in_channels=in_channels,
+        num_classes=num_classes, num_categories=num_categories,
+    )  # fmt: skip
+
+
+def pointnet2_small_seg(num_classes: int = 50, in_channels: int = 3, *, num_categories: int = 0) -> PointNet2Segmenter:
+    """Half the centres, neighbours and channels of `pointnet2_ssg_seg`, for training on a CPU."""
+    levels = (
+        SetAbstraction(in_channels, num_samples=256, radii=(0.2,), ks=(16,), widths=((32, 32, 64),)),
+        SetAbstraction(64, num_samples=64, radii=(0.4,), ks=(32,), widths=((64, 64, 128),)),
+    )
+    up = (
+        FeaturePropagation(512, 128, (128, 128)),
+        FeaturePropagation(128, 64, (128, 64)),
+        FeaturePropagation(64, num_categories + in_channels, (64, 64)),
+    )
+    return PointNet2Segmenter(
+        levels=levels, whole=GroupAll(128, (128, 256, 512)), up=up, num_features=64, in_channels=in_channels,
         num_classes=num_classes, num_categories=num_categories,
     )  # fmt: skip
 

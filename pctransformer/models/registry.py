@@ -33,7 +33,7 @@ class ModelInfo:
         public_weights: where there are weights that `create_model(..., pretrained=file)` reads; "" for nowhere.
         task: "classification" gives logits of clouds (a `Classifier`), "segmentation" of points (a `Segmenter`);
             "pretraining" learns without labels (a `Pretraining`) what a classifier starts from, whose name it has with
-            `_pretraining` behind.
+            `_pretraining` behind; so may a `Segmenter`, which has that name with `_seg` behind.
     """
 
     name: str
@@ -108,6 +108,13 @@ _MODELS = {
             "segmentation",
         ),
         ModelInfo(
+            "point_transformer_small_seg",
+            "point_transformer_unet",
+            "Point Transformer for points, of three levels for training on a CPU",
+            _POINT_TRANSFORMER,
+            task="segmentation",
+        ),
+        ModelInfo(
             "point_mae",
             "point_mae",
             "transformer on patches with a class token, pretrained as a masked autoencoder",
@@ -115,6 +122,21 @@ _MODELS = {
             "github.com/Pang-Yatian/Point-MAE, with skip_near_origin=True",
         ),
         ModelInfo("point_mae_small", "point_mae", "Point-MAE of a third the width for training on a CPU", _POINT_MAE),
+        ModelInfo(
+            "point_mae_seg",
+            "point_mae_segmentation",
+            "transformer on patches, three of its layers interpolated to points",
+            _POINT_MAE,
+            "github.com/Pang-Yatian/Point-MAE, with skip_near_origin=True, num_categories=16",
+            "segmentation",
+        ),
+        ModelInfo(
+            "point_mae_small_seg",
+            "point_mae_segmentation",
+            "Point-MAE for points, of a third the width for training on a CPU",
+            _POINT_MAE,
+            task="segmentation",
+        ),
         ModelInfo(
             "point_mae_pretraining",
             "point_mae",
@@ -170,6 +192,13 @@ _MODELS = {
         ),
         ModelInfo("pointnet2_ssg", "pointnet2", "PointNet++, single-scale grouping", _POINTNET2, _YANX27),
         ModelInfo("pointnet2_msg", "pointnet2", "PointNet++, multi-scale grouping", _POINTNET2, _YANX27),
+        ModelInfo(
+            "pointnet2_small_seg",
+            "pointnet2",
+            "PointNet++ for points, of half the size for training on a CPU",
+            _POINTNET2,
+            task="segmentation",
+        ),
         ModelInfo(
             "pointnet2_ssg_seg",
             "pointnet2",
@@ -232,7 +261,8 @@ def create_model(
             parts of ShapeNet; models for pretraining know no classes.
         pretrained: a file of weights (`.safetensors`, `.pt`, `.pth`): of this package, or public ones that the model's
             file knows how to rename. The last layer stays new where the file has another number of classes, and what
-            the model is pretrained without where the file is of its pretraining; anything else has to be there.
+            the model is pretrained without where the file is of its pretraining, and what reads the categories of
+            objects where the file has another number of those; anything else has to be there.
         linear_probe: freeze the model, and put one linear layer in place of its head: a `LinearProbe`.
         options: of `model_options(name)`, for example `in_channels=6`.
 
@@ -261,6 +291,7 @@ def create_model(
             new_classifier=True,
             lacking=getattr(model, "lacking_in_pretraining", ()),
             surplus=getattr(model, "only_in_pretraining", ()),
+            new_columns={name: model.num_categories for name in getattr(model, "category_columns", ())},
         )
     if linear_probe:
         from pctransformer.models.linear_probe import LinearProbe

@@ -28,6 +28,12 @@ class Segmenter(nn.Module):
     num_categories: int
     """Categories of objects that the model is told about; 0 for a model that is not."""
     head: SegmentationHead
+    category_columns: tuple[str, ...] = ()
+    """Names of weights (out, in) whose first `num_categories` columns read what the object is: where a file knows
+    another number of categories, these columns stay new."""
+    lacking_in_pretraining: tuple[str, ...] = ()
+    only_in_pretraining: tuple[str, ...] = ()
+    """Both as for a `Classifier`."""
 
     @property
     def head_hidden_size(self) -> int:

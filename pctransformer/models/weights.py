@@ -25,7 +25,7 @@ class LoadReport:
     """Which of a model's weights a file had.
 
     Attributes:
-        loaded: names of weights that were set.
+        loaded: names of weights that were set, or all of them but `new_columns`.
         kept: names of weights that stayed as they were, as was allowed.
         missing: names the model has and the file has not.
         unexpected: names the file has and the model has not.
@@ -96,6 +96,7 @@ def load_weights(
     new_classifier: bool = False,
     lacking: Sequence[str] = (),
     surplus: Sequence[str] = (),
+    new_columns: Mapping[str, int] | None = None,
 ) -> LoadReport:
     """Set a model's weights from a file, all of them or none.
 
@@ -106,6 +107,8 @@ def load_weights(
         new_classifier: leave `head.classifier` as it is where the file has another number of classes or none.
         lacking: what names begin with that a file may lack, all of them together; they stay as they are then.
         surplus: what names begin with that a file may have and the model not; they are left out.
+        new_columns: names of weights (out, in), and how many of their first columns stay as they are where the file has
+            another number of columns; the others are loaded.
 
     Returns:
         what was loaded.
@@ -123,6 +126,10 @@ def load_weights(
     own = model.state_dict()
     weights = {name: value for name, value in weights.items() if name in own or not name.startswith(tuple(surplus))}
     kept: list[str] = []
+    for name, count in (new_columns or {}).items():
+        if name in weights and weights[name].shape != own[name].shape:
+            weights[name] = _behind_new_columns(weights[name], own[name], count)
+            kept += [name] if own[name].shape[1] == count else []
     for beginning in lacking:
         if not any(name.startswith(beginning) for name in weights):
             kept += [name for name in own if name.startswith(beginning)]
@@ -147,6 +154,14 @@ def load_weights(
         raise ValueError(f"the weights in {path} do not fit {type(model).__name__}: {report}")
     model.load_state_dict(weights)
     return report
+
+
+def _behind_new_columns(given: Tensor, own: Tensor, count: int) -> Tensor:
+    """The first columns of one weight, and behind them the last ones of another; unchanged if they are too few."""
+    rest = own.shape[1] - count
+    if given.dim() != 2 or given.shape[0] != own.shape[0] or given.shape[1] < rest:
+        return given
+    return torch.cat([own[:, :count], given[:, given.shape[1] - rest :].to(own)], 1)
 
 
 def _first_line(error: Exception) -> str:

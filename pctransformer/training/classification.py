@@ -13,15 +13,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pctransformer.datasets import CloudDataset, collate
-from pctransformer.evaluation.classification import Evaluation, evaluate_classifier
+from pctransformer.evaluation.classification import evaluate_classifier
 from pctransformer.training import command, data
 from pctransformer.training.checkpoint import Checkpoint
-from pctransformer.training.command import Plan, describe_run
+from pctransformer.training.command import Plan, describe_data, describe_run
 from pctransformer.training.distributed import World
 from pctransformer.training.engine import Batch, Task
 from pctransformer.training.model import make_model
 from pctransformer.training.progress import Display
-from pctransformer.training.report import autocast_type, draw_evaluation, draw_training
+from pctransformer.training.report import as_trained, draw_evaluation, draw_training
 from pctransformer.training.run_folder import RunFolder
 from pctransformer.training.settings import ClassificationTraining, OptimizationSettings
 
@@ -53,8 +53,6 @@ def _plan(settings: ClassificationTraining, pretrained: Path | None, folder: Run
         made["linear_probe"] = True
     model = make_model(settings.model, settings.model_options, task="classification", pretrained=pretrained, **made)
     about = describe_run(settings, sets.train, sets.held_out, **made)
-    share = settings.data.label_fraction
-    labelled = "" if share == 1 else f", the {100 * share:.4g} % that are labelled"
     return Plan(
         task=Task(
             model=model,
@@ -65,8 +63,7 @@ def _plan(settings: ClassificationTraining, pretrained: Path | None, folder: Run
             prefer=lambda found: (found["oa"], -found["loss"]),
             about={**about, "class_names": list(class_names)},
         ),
-        data=f"{settings.data.data}: {len(sets.train)} shapes of {len(class_names)} classes, {len(sets.held_out)} more"
-        f" held out{labelled}",
+        data=describe_data(settings.data, sets.train, sets.held_out),
         finish=lambda best, display: _finish(settings, best, display, world.device),
         use=f"pctransformer predict FILE --model {folder.path}",
     )
@@ -93,18 +90,11 @@ class _Validation:
         self.settings, self.world = settings, world
 
     def __call__(self, model: nn.Module) -> dict[str, float]:
-        found = _evaluate(model, self.share, self.settings, self.world.device)
+        found = evaluate_classifier(model, self.share, **as_trained(self.settings, self.world.device))
         sums = torch.tensor([found.loss * len(found.labels), len(found.labels)], dtype=torch.float64)
         loss, count = self.world.total(sums).tolist()
         score = dataclasses.replace(found.score, confusion=self.world.total(found.score.confusion).cpu())
         return {"loss": loss / count, "oa": score.overall_accuracy, "macc": score.mean_class_accuracy}
-
-
-def _evaluate(
-    model: nn.Module, samples: CloudDataset, settings: OptimizationSettings, device: torch.device
-) -> Evaluation:
-    dtype = autocast_type(settings.precision)
-    return evaluate_classifier(model, samples, batch_size=settings.batch_size, device=device, dtype=dtype)
 
 
 # ---- after -----------------------------------------------------------------------------------------------------------
@@ -115,7 +105,7 @@ def _finish(
     samples = data.testing_data(settings.data)
     model = best.build_model().to(device)
     begun = time.perf_counter()
-    tested = _evaluate(model, samples, settings.optimization, device)
+    tested = evaluate_classifier(model, samples, **as_trained(settings.optimization, device))
     speed = len(samples) / (time.perf_counter() - begun)
     folder = display.folder
     draw_training(folder.metrics(), best.about["epoch"], folder.path / "figures")

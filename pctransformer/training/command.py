@@ -29,7 +29,7 @@ from pctransformer.training.optimizers import computes_in_bf16
 from pctransformer.training.progress import Display, duration
 from pctransformer.training.repeatability import keep_freed_memory, repeatable_kernels
 from pctransformer.training.run_folder import RESULTS, SETTINGS, RunFolder, environment, numbered, same_run
-from pctransformer.training.settings import Training, differences, from_json, to_json
+from pctransformer.training.settings import DataSettings, Training, differences, from_json, to_json
 
 TrainingSettings = TypeVar("TrainingSettings", bound=Training)
 
@@ -115,6 +115,15 @@ def describe_run(
         "data": {"train": len(train), "held_out": len(held_out), "sha256": digest.hexdigest()},
         "version": pctransformer.__version__,
     }
+
+
+def describe_data(settings: DataSettings, train: CloudDataset, held_out: CloudDataset) -> str:
+    """What a model is trained on, in words, where shapes have classes."""
+    share = settings.label_fraction
+    return (
+        f"{settings.data}: {len(train)} shapes of {len(train.class_names)} classes, {len(held_out)} more held out"
+        f"{'' if share == 1 else f', the {100 * share:.4g} % that are labelled'}"
+    )
 
 
 # ---- before ----------------------------------------------------------------------------------------------------------
@@ -221,7 +230,7 @@ def _train(
 
 
 def _check_same_data(resumed: Checkpoint, about: Mapping[str, Any]) -> None:
-    for key in ("class_names", "data"):
+    for key in ("class_names", "part_names", "data"):
         if resumed.about.get(key) != about.get(key):
             raise UserError(
                 f"the data has changed since the run began: it was {resumed.about.get(key)}, now it is"

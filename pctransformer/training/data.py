@@ -14,17 +14,22 @@ from pctransformer.datasets.transforms import (
     RandomSubset,
 )
 from pctransformer.errors import UserError
-from pctransformer.training.settings import Augmentation, DataSettings, UnlabelledData
+from pctransformer.training.settings import Augmentation, DataSettings, PartData, UnlabelledData
 
 
 def evaluation_transform(settings: DataSettings) -> Compose:
     """What a cloud goes through before a model sees it, with nothing random: the same in prediction."""
-    return Compose((OnlyCoordinates(settings.normals), Normalize(), EvenSubset(settings.eval_points)))
+    return Compose((normalisation(settings), EvenSubset(settings.eval_points)))
+
+
+def normalisation(settings: DataSettings) -> Compose:
+    """The part of `evaluation_transform` that leaves all points where they are in their order."""
+    return Compose((OnlyCoordinates(settings.normals), Normalize()))
 
 
 def training_transform(settings: DataSettings) -> Compose:
     """The same with other points in every epoch, and the recipe's random changes."""
-    points = (OnlyCoordinates(settings.normals), Normalize(), RandomSubset(settings.num_points))
+    points = (normalisation(settings), RandomSubset(settings.num_points))
     return Compose((*points, *_recipe(settings.augmentation)))
 
 
@@ -103,7 +108,7 @@ def open_split(settings: DataSettings, split: str) -> CloudDataset:
     """One part of the data, in memory.
 
     Raises:
-        UserError: it is missing or broken, or has no normals where they are asked for.
+        UserError: it is missing or broken, or has no normals, or labels of parts, where they are asked for.
     """
     if settings.num_points < 1 or settings.eval_points < 1:
         raise UserError(f"--num-points and --eval-points must be at least 1, got {settings.num_points} and"
@@ -111,7 +116,7 @@ def open_split(settings: DataSettings, split: str) -> CloudDataset:
     data = open_dataset(
         settings.data,
         split,  # type: ignore[arg-type]
-        num_points=max(settings.num_points, settings.eval_points),
+        num_points=settings.drawn_points,
         normals=settings.normals,
         num_shapes=settings.num_shapes,
     ).in_memory()
@@ -119,6 +124,10 @@ def open_split(settings: DataSettings, split: str) -> CloudDataset:
         raise UserError(f"{settings.data} has no shapes to {split} on")
     if settings.normals and data.samples[0].normals is None:
         raise UserError(f"--normals: the shapes in {settings.data} have none; leave it out")
+    if isinstance(settings, PartData) and not data.part_names:
+        raise UserError(
+            f"the points in {settings.data} have no labels of parts; give `generated`, or a folder of ShapeNet parts"
+        )
     return data
 
 

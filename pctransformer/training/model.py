@@ -27,7 +27,7 @@ def make_model(
     in_channels: int,
     num_classes: int | None,
     pretrained: Path | None = None,
-    linear_probe: bool = False,
+    **made: Any,
 ) -> nn.Module:
     """A model to train.
 
@@ -38,7 +38,7 @@ def make_model(
         in_channels: 3 + C, as the data has it.
         num_classes: likewise; None without labels.
         pretrained: weights to start from: a run, whose best checkpoint is taken, or a file.
-        linear_probe: see `create_model`.
+        made: further arguments of `create_model` that are not the user's: `linear_probe`, `num_categories`.
 
     Raises:
         UserError: there is no such model for this task, or no such option, an option's value does not fit, or the
@@ -48,20 +48,18 @@ def make_model(
         if (other := model_info(name).task) != task:
             names = ", ".join(list_models(task=task))
             raise UserError(f"--model {name} is for {other}; for {task} there are {names}")
-        _check(name, options)
+        made["in_channels"] = in_channels
+        _check(name, options, made)
         if pretrained is not None:
             pretrained = find_checkpoint(pretrained)
             _check_pretraining(pretrained, name, options)
-        return create_model(
-            name, num_classes=num_classes, pretrained=pretrained, linear_probe=linear_probe, in_channels=in_channels,
-            **options,
-        )  # fmt: skip
+        return create_model(name, num_classes=num_classes, pretrained=pretrained, **made, **options)
     except (ValueError, TypeError, FileNotFoundError) as error:
         raise UserError(str(error)) from error
 
 
-def _check(model: str, options: Mapping[str, Any]) -> None:
-    known = {name: option.annotation for name, option in model_options(model).items() if name != "in_channels"}
+def _check(model: str, options: Mapping[str, Any], made: Mapping[str, Any]) -> None:
+    known = {name: option.annotation for name, option in model_options(model).items() if name not in made}
     for name, value in options.items():
         if name not in known:
             has = f"its options are {', '.join(known)}" if known else "it has none"
@@ -79,14 +77,19 @@ def _check_pretraining(file: Path, model: str, options: Mapping[str, Any]) -> No
     about = read_tensors(file)[1] if file.suffix == ".safetensors" else {}
     if about.get("task") != "pretraining" or (begun := about["model"])["name"] == model:
         return
-    classifier = begun["name"].removesuffix("_pretraining")
-    if classifier != model:
-        raise UserError(f"{file} was pretrained to become {classifier}, not {model}; give --model {classifier}")
+    family = begun["name"].removesuffix("_pretraining")
+    heirs = [name for name in (family, f"{family}_seg") if name in list_models(task=model_info(model).task)]
+    if model not in heirs:
+        what = f"give --model {heirs[0]}" if heirs else f"there is none for {model_info(model).task}"
+        raise UserError(f"{file} was pretrained to become {heirs[0] if heirs else family}, not {model}; {what}")
     theirs, ours = (
         {option: parameter.default for option, parameter in model_options(name).items()} | dict(given)
         for name, given in ((begun["name"], begun["options"]), (model, options))
     )
-    for option in sorted((theirs.keys() & ours.keys()) - options.keys() - {"in_channels", "drop_path"}):
+    may_differ = {"in_channels", "drop_path"}
+    if model_info(model).task == "segmentation":
+        may_differ.add("num_patches")  # points of a shape, too, are usually more than in pretraining
+    for option in sorted((theirs.keys() & ours.keys()) - options.keys() - may_differ):
         if not _same(theirs[option], ours[option]):
             raise UserError(
                 f"{file} was pretrained with {option} {theirs[option]}, but {model} has {ours[option]}; give"

@@ -18,6 +18,8 @@ _SHOWN = {  # column of metrics.jsonl: how a line per epoch shows it
     "validation_loss": "| held out: loss {:#.3g}",
     "validation_oa": "OA {:.3f}",
     "validation_macc": "mAcc {:.3f}",
+    "validation_instance_miou": "instance mIoU {:.3f}",
+    "validation_class_miou": "class mIoU {:.3f}",
     "lr": "| lr {:.1e}",
     "shapes_per_second": "{:.0f} shapes/s",
 }

@@ -10,7 +10,9 @@ import torch
 
 from pctransformer.datasets import CloudDataset, Sample
 from pctransformer.evaluation.classification import Evaluation
+from pctransformer.evaluation.segmentation import PartEvaluation
 from pctransformer.heads.reconstruction import Reconstruction
+from pctransformer.training.settings import OptimizationSettings
 
 
 def draw_evaluation(evaluation: Evaluation, samples: CloudDataset, figures: Path) -> None:
@@ -25,9 +27,23 @@ def draw_evaluation(evaluation: Evaluation, samples: CloudDataset, figures: Path
 
     confusion_figure(evaluation.score).savefig(figures / "confusion.png", dpi=150)
     gallery = error_gallery(
-        samples, evaluation.labels, evaluation.predicted, evaluation.confidence, evaluation.class_names
+        samples, evaluation.labels, evaluation.predicted, evaluation.confidence, evaluation.class_names, up=samples.up
     )
     gallery.savefig(figures / "errors.png", dpi=150)
+
+
+def draw_parts(evaluation: PartEvaluation, samples: CloudDataset, figures: Path) -> None:
+    """classes.png with the IoU of each class, and parts.png: of each class one shape, its true and its predicted parts.
+
+    Args:
+        evaluation: of `samples`.
+        samples: as the model saw them.
+        figures: a folder that exists.
+    """
+    from pctransformer.visualization.segmentation import class_figure, part_gallery
+
+    class_figure(evaluation.score).savefig(figures / "classes.png", dpi=150)
+    part_gallery(samples, evaluation).savefig(figures / "parts.png", dpi=150)
 
 
 def draw_training(rows: list[dict[str, Any]], chosen: int, figures: Path) -> None:
@@ -56,6 +72,12 @@ def draw_reconstruction(samples: Sequence[Sample], made_up: Reconstruction, figu
     figure.savefig(figures / "reconstruction.png", dpi=150)
 
 
+def as_trained(optimization: OptimizationSettings, device: torch.device) -> dict[str, Any]:
+    """The arguments with which evaluations treat a model as its training does, once it is on that device."""
+    dtype = autocast_type(optimization.precision)
+    return {"batch_size": optimization.batch_size, "device": device, "dtype": dtype}
+
+
 def autocast_type(precision: str) -> torch.dtype | None:
-    """The precision of a run as `evaluate_classifier` wants it."""
+    """The precision of a run as `torch.autocast` wants it; None for none."""
     return torch.bfloat16 if precision == "bf16" else None

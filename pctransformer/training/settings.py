@@ -15,7 +15,7 @@ from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
 from tyro.constructors import PrimitiveConstructorSpec
 
-Augmentation = Literal["none", "pct", "pointnet2", "point_mae", "point_transformer_v3"]
+Augmentation = Literal["none", "pct", "pointnet2", "pointnet2_parts", "point_mae", "point_transformer_v3"]
 Precision = Literal["auto", "float32", "bf16"]
 
 
@@ -87,6 +87,26 @@ class DataSettings:
     num_shapes: int = 2000
     """Generated shapes to train on; a quarter as many to test on."""
 
+    @property
+    def drawn_points(self) -> int:
+        """Points that are drawn from a surface: as many as are used, in training or in evaluation."""
+        return max(self.num_points, self.eval_points)
+
+
+@dataclass(frozen=True)
+class PartData(DataSettings):
+    """Where shapes come from whose points have labels, and what becomes of them."""
+
+    data: str = "generated"
+    """`generated` for generated shapes with parts, or a folder of ShapeNet parts in either of its layouts."""
+    num_points: int = 1024
+    """Points of a shape in training, drawn anew in every epoch."""
+
+    @property
+    def drawn_points(self) -> int:
+        """Twice as many as are used, so that epochs see different ones."""
+        return 2 * super().drawn_points
+
 
 @dataclass(frozen=True)
 class UnlabelledData:
@@ -140,6 +160,15 @@ class SupervisedOptimization(OptimizationSettings):
 
 
 @dataclass(frozen=True)
+class PartOptimization(OptimizationSettings):
+    """How weights are changed to tell parts apart."""
+
+    epochs: int = 10
+    batch_size: int = 16
+    """Shapes of one step, over all processes."""
+
+
+@dataclass(frozen=True)
 class Training:
     """Options that every training has."""
 
@@ -189,6 +218,26 @@ class ClassificationTraining(Training):
     """Linear probe: keep the model as it is, and train one linear layer on what it makes of clouds."""
     data: DataSettings = field(default_factory=DataSettings)
     optimization: SupervisedOptimization = field(default_factory=SupervisedOptimization)
+
+    @property
+    def sources(self) -> tuple[str, ...]:
+        return (self.data.data,)
+
+
+@dataclass(frozen=True)
+class PartSegmentationTraining(Training):
+    """Options of `pctransformer train part-segmentation`."""
+
+    task = "part-segmentation"
+
+    model: str = "point_transformer_v3_small_seg"
+    """One of `pctransformer models "*_seg"`."""
+    pretrained: Path | None = None
+    """Weights to start from: a run, of pretraining or of other parts, or a file. The last layer starts anew where the
+    parts are others, so does what reads the category where there are others, and what the model is pretrained without;
+    anything else has to be there."""
+    data: PartData = field(default_factory=PartData)
+    optimization: PartOptimization = field(default_factory=PartOptimization)
 
     @property
     def sources(self) -> tuple[str, ...]:

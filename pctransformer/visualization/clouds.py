@@ -91,11 +91,24 @@ def draw_values(
         values: (n,) in [0, 1], shown by `heat_colors`.
         ringed: row of a point that gets a ring round it.
     """
+    draw_colors(axes, xyz, heat_colors(values), ringed=ringed, up=up)
+
+
+def draw_colors(
+    axes: Any, xyz: Tensor | np.ndarray, colors: np.ndarray, *, ringed: int | None = None, up: Up = "z"
+) -> None:
+    """Fill axes with a cloud as `draw_cloud` does, its points in colours of their own.
+
+    Args:
+        axes, xyz, up: see `draw_cloud`.
+        colors: (n, 3) red, green, blue in [0, 1].
+        ringed: row of a point that gets a ring round it.
+    """
     points = _upright(xyz, up)
     rows = _drawn(points)
     middle = points[rows].mean(0) if len(rows) else 0
     seen = (points - middle) @ camera(25, -55).T
-    dot = _dots(axes, seen[rows], heat_colors(values[rows]), seen[rows])
+    dot = _dots(axes, seen[rows], colors[rows], seen[rows])
     if ringed is not None:
         axes.plot(*seen[ringed, :2], "o", markersize=2.2 * dot, markerfacecolor="none", markeredgecolor="black")
 

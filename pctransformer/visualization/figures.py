@@ -86,9 +86,14 @@ _PANELS = (
         "accuracy, %",
         (
             ("train_accuracy", "training", MIDDLE),
+            ("validation_accuracy", "validation", BLUE),
             ("validation_oa", "validation OA", BLUE),
             ("validation_macc", "validation mAcc", ORANGE),
         ),
+    ),
+    (
+        "validation mIoU, %",
+        (("validation_instance_miou", "instance", BLUE), ("validation_class_miou", "class", ORANGE)),
     ),
     ("learning rate", (("lr", "", DARK),)),
 )
@@ -96,12 +101,13 @@ _PANELS = (
 
 
 def training_figure(rows: Sequence[Mapping[str, Any]], chosen: int | None = None) -> Figure:
-    """Loss, accuracy and learning rate over epochs.
+    """Loss, accuracy, mean IoU and learning rate over epochs.
 
     Args:
-        rows: one mapping per epoch with any of epoch, train_loss, train_accuracy, validation_loss, validation_oa,
-            validation_macc, lr; accuracies are shares of 1. A row without `epoch` counts from 0. What is missing, None
-            or not finite is left out, and so is a panel without any value.
+        rows: one mapping per epoch with any of epoch, train_loss, train_accuracy, validation_loss, validation_accuracy,
+            validation_oa, validation_macc, validation_instance_miou, validation_class_miou, lr; accuracies and IoUs are
+            shares of 1. A row without `epoch` counts from 0. What is missing, None or not finite is left out, and so is
+            a panel without any value.
         chosen: the epoch whose weights were kept, which is marked.
     """
     curves = {key: _curve(rows, key) for _, lines in _PANELS for key, _, _ in lines}
@@ -150,9 +156,13 @@ def _summary(rows: Sequence[Mapping[str, Any]], chosen: int | None) -> str:
     kept = next((row for i, row in enumerate(rows) if row.get("epoch", i) == chosen), None)
     if kept is None:
         return text
+    names = {
+        "validation_oa": "OA", "validation_macc": "mAcc", "validation_instance_miou": "instance mIoU",
+        "validation_class_miou": "class mIoU", "validation_loss": "loss",
+    }  # fmt: skip
     values = [
         f"{name} {_percent(value) if key != 'validation_loss' else f'{value:#.3g}'}"
-        for key, name in (("validation_oa", "OA"), ("validation_macc", "mAcc"), ("validation_loss", "loss"))
+        for key, name in names.items()
         if np.isfinite(value := _number(kept, key))
     ]
     return f"{text}; kept epoch {chosen}{': ' if values else ''}{', '.join(values)}"

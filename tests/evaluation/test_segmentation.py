@@ -142,12 +142,32 @@ def test_only_parts_of_the_category_compete():
     assert [p.tolist() for p in predicted] == [[0, 1, 1], [4, 4], [1]]
     assert model.training
     found = evaluate_segmenter(model, shapes(), batch_size=2)
-    assert found.ious.tolist() == pytest.approx([1, (0 + 1 + 1 / 2) / 3, 1])
+    assert [p.tolist() for p in found.predicted] == [[0, 1, 1], [4, 4], [1]]
+    assert found.score.ious.tolist() == pytest.approx([1, (0 + 1 + 1 / 2) / 3, 1])
+
+
+def test_all_parts_compete_in_the_loss():
+    """Of six points, in three shapes; the last shape has a point without a label, which does not count."""
+    data = shapes()
+    half = Sample(torch.tensor([[1.0, 0, 0], [0, 0, 0]]), point_labels=torch.tensor([1, -1]), label=0, name="half")
+    data = CloudDataset([data[0], data[1], half], [0, 1, 0], NAMES, part_names=data.part_names)
+    found = evaluate_segmenter(ByX(), data, batch_size=2)
+    logits = [[-abs(x - part) for part in range(5)] for x in (0, 1, 1, 2, 4, 1)]
+    losses = [math.log(sum(map(math.exp, row))) - row[part] for row, part in zip(logits, (0, 1, 1, 2, 4, 1))]
+    assert found.loss == pytest.approx(sum(losses) / 6)
+    assert found.score.points == 6
+
+
+def test_the_worst_shapes_come_first():
+    record = json.loads(json.dumps(evaluate_segmenter(ByX(favourite=100.0), shapes()).as_dict(worst=2)))
+    assert [(shape["name"], shape["class"]) for shape in record["worst"]] == [("1", "lamp"), ("0", "cup")]
+    assert record["worst"][0]["iou"] == pytest.approx((0 + 1 + 1 / 2) / 3)
+    assert record["count"] == 3
 
 
 def test_a_model_with_categories_is_told():
     model = ByX(num_categories=2)
-    assert evaluate_segmenter(model, shapes(), batch_size=2).instance_mean_iou == 1
+    assert evaluate_segmenter(model, shapes(), batch_size=2).score.instance_mean_iou == 1
     assert model.told == [[0, 1], [0]]
 
 
@@ -155,7 +175,7 @@ def test_a_real_model_on_generated_shapes():
     torch.manual_seed(0)
     data = generated_shapes(num_shapes=19, num_points=64).subset([0, 5, 9])
     model = create_model("pointnet2_ssg_seg", num_classes=len(data.part_names), in_channels=6, num_categories=19)
-    found = evaluate_segmenter(model, data)
+    found = evaluate_segmenter(model, data).score
     assert found.count == 3
     assert 0 <= found.instance_mean_iou <= 1
 
