@@ -93,7 +93,7 @@ COMMANDS = {
     "evaluate": Command(
         "pctransformer.commands.evaluate:Config",
         "pctransformer.commands.evaluate:run",
-        "evaluate a trained classifier: accuracies, confusions, errors",
+        "evaluate a trained model: accuracies, confusions, errors; of one that tells parts, IoUs",
         (
             "pctransformer evaluate runs/first",
             "pctransformer evaluate runs/first --votes 10",
@@ -137,10 +137,11 @@ COMMANDS = {
     "predict": Command(
         "pctransformer.commands.predict:Config",
         "pctransformer.commands.predict:run",
-        "say what class a trained model takes clouds and meshes for, with a picture of each",
+        "say what class a trained model takes clouds and meshes for, or what their parts are, with a picture of each",
         (
             "pctransformer predict chair.ply --model runs/first",
             "pctransformer predict scans/ table.off --model runs/first --top 3 --out runs/scans",
+            "pctransformer predict chair.ply --model runs/parts --category chair",
             "pctransformer predict chair.ply --model runs/first/checkpoints/last.safetensors --json --no-pictures",
         ),
     ),

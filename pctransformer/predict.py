@@ -1,4 +1,4 @@
-"""What a trained classifier says about clouds and meshes: `load("runs/first").predict("chair.ply")`."""
+"""What a trained model says about clouds and meshes, or their points: `load("runs/first").predict("chair.ply")`."""
 
 from __future__ import annotations
 
@@ -12,15 +12,18 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from pctransformer.datasets import FileFormatError, Sample, collate, read_points
+from pctransformer.datasets import CloudDataset, FileFormatError, Sample, collate, read_points
 from pctransformer.datasets.files import MESH_SUFFIXES, NORMALS
 from pctransformer.datasets.modelnet import sample_from
-from pctransformer.errors import UserError
+from pctransformer.datasets.transforms import EvenSubset, OnlyCoordinates
+from pctransformer.errors import UserError, did_you_mean
+from pctransformer.evaluation.segmentation import part_logits, parts_of_classes
+from pctransformer.ops import interpolate
 from pctransformer.training import checkpoint
-from pctransformer.training.data import evaluation_transform
+from pctransformer.training.data import evaluation_transform, normalisation
 from pctransformer.training.distributed import choose_device
-from pctransformer.training.report import autocast_type
-from pctransformer.training.settings import ClassificationTraining
+from pctransformer.training.report import as_trained, autocast_type
+from pctransformer.training.settings import ClassificationTraining, PartSegmentationTraining
 
 Cloud: TypeAlias = str | Path | np.ndarray | Tensor | Sample
 """A file of points or a mesh, rows of points (n, 3 + C), or a sample of a data set."""
@@ -64,77 +67,74 @@ class Prediction:
         return f"Prediction({self.name!r}, {classes})"
 
 
-class Predictor:
-    """A classifier with all that belongs to it: names of its classes, and what clouds go through before it sees them.
+@dataclasses.dataclass(frozen=True, eq=False)
+class PartPrediction:
+    """What a model says about the points of one cloud.
 
-    `load` makes one from a run or a checkpoint.
+    Attributes:
+        name: of the cloud: its file, its name in a data set, or its place in a list.
+        category: what the object was said to be.
+        xyz: (n, 3) float32, the points given, in their order and units; a cloud far from the origin in float64 is moved
+            there by whole metres, and of a mesh it is points on its surface.
+        parts: (n,) int64: parts[i] = p means that point i belongs to part_names[p].
+        probability: (n,) float32 of that part, among those that the category has.
+        part_names: of all categories, like "chair/leg".
+        own: those that the category has, indices of part names.
+    """
+
+    name: str
+    category: str
+    xyz: np.ndarray
+    parts: np.ndarray
+    probability: np.ndarray
+    part_names: tuple[str, ...]
+    own: tuple[int, ...]
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """Points of each part of the category, by its name without the category's."""
+        return {self.part_names[part].rpartition("/")[2]: int((self.parts == part).sum()) for part in self.own}
+
+    def __repr__(self) -> str:
+        counts = ", ".join(f"{name} {count}" for name, count in self.counts.items())
+        return f"PartPrediction({self.name!r}, {self.category}: {counts})"
+
+
+# ---- reading ---------------------------------------------------------------------------------------------------------
+class Predictor:
+    """A trained model with all that belongs to it, and how clouds come to it. `load` makes one from a run.
 
     Attributes:
         model: in evaluation mode.
-        class_names: of its logits.
+        class_names: of its logits, or of the objects whose parts it tells.
         settings: those it was trained with; clouds are prepared, and precision is chosen, as its test had them.
         device: where the model is.
     """
 
     def __init__(
-        self, model: nn.Module, class_names: Sequence[str], settings: ClassificationTraining, device: torch.device
+        self,
+        model: nn.Module,
+        class_names: Sequence[str],
+        settings: ClassificationTraining | PartSegmentationTraining,
+        device: torch.device,
     ) -> None:
         self.model = model.to(device).eval()
         self.class_names = tuple(class_names)
         self.settings = settings
         self.device = device
-        self._transform = evaluation_transform(settings.data)
-
-    @overload
-    def predict(  # type: ignore[overload-overlap]  # a str is a Sequence of str, too
-        self, clouds: Cloud, top: int = 5, *, not_finite: Literal["error", "drop"] = "error"
-    ) -> Prediction: ...
-
-    @overload
-    def predict(
-        self, clouds: Sequence[Cloud], top: int = 5, *, not_finite: Literal["error", "drop"] = "error"
-    ) -> list[Prediction]: ...
-
-    def predict(
-        self, clouds: Cloud | Sequence[Cloud], top: int = 5, *, not_finite: Literal["error", "drop"] = "error"
-    ) -> Prediction | list[Prediction]:
-        """The most probable classes of one cloud or of several.
-
-        Clouds are prepared as in the model's test. Meshes are first sampled on their surface, always at the same
-        points. Channels after x, y, z, or x, y, z and normals for a model that was trained with normals, are left out.
-
-        Args:
-            clouds: one cloud, or a list of clouds of any sizes: see `Cloud`. An array (B, n, 3 + C) is B clouds.
-            top: how many classes, the most probable first; all of them, if they are fewer.
-            not_finite: what to do with points of files and arrays that are NaN or infinite: "error", or "drop" them.
-
-        Returns:
-            a prediction, or a list of them for several clouds.
-
-        Raises:
-            FileFormatError: a file is missing or broken.
-            ValueError: a cloud has no points, or all in one place, so that there is no shape to classify; it lacks
-                normals, or has points that are not finite; or the model gives NaN.
-        """
-        if isinstance(clouds, (np.ndarray, Tensor)) and clouds.ndim == 3:
-            clouds = list(clouds)
-        if isinstance(clouds, (str, Path, np.ndarray, Tensor, Sample)):
-            return self.classify([self.prepare(clouds, not_finite=not_finite)], top)[0]
-        if not isinstance(clouds, Sequence):
-            raise TypeError(f"clouds must be a file, rows of points, a Sample, or a list of those, got {type(clouds)}")
-        samples = [self.prepare(cloud, name=f"cloud {i}", not_finite=not_finite) for i, cloud in enumerate(clouds)]
-        return self.classify(samples, top)
 
     def prepare(self, cloud: Cloud, *, name: str = "cloud", not_finite: Literal["error", "drop"] = "error") -> Sample:
-        """Read a cloud, and choose and normalise its points as in the model's test.
+        """Read a cloud, and check that it is one.
 
         Args:
             cloud: see `Cloud`.
             name: of an array; files and samples have one.
-            not_finite: see `predict`.
+            not_finite: what to do with points of files and arrays that are NaN or infinite: "error", or "drop" them.
 
         Raises:
-            ValueError, FileFormatError: see `predict`.
+            FileFormatError: a file is missing or broken.
+            ValueError: a cloud has no points, or all in one place, so that there is no shape; it lacks normals, or has
+                points that are not finite.
         """
         if isinstance(cloud, Sample):
             sample = cloud
@@ -149,37 +149,20 @@ class Predictor:
         if not count or (sample.xyz == sample.xyz[0]).all():
             few = ("there are no points", "there is only one point")
             found = few[count] if count < 2 else f"all {count} points lie in one place"
-            raise ValueError(f"{name}: {found}, so there is no shape to classify")
-        return self._transform(dataclasses.replace(sample, name=name), torch.Generator())
+            raise ValueError(f"{name}: {found}, so there is no shape")
+        return OnlyCoordinates(self.settings.data.normals)(dataclasses.replace(sample, name=name))
 
-    def classify(self, samples: Sequence[Sample], top: int = 5) -> list[Prediction]:
-        """The most probable classes of samples that `prepare` has given.
-
-        Args:
-            samples: of any sizes.
-            top: see `predict`.
-
-        Raises:
-            ValueError: the model gives NaN.
-        """
-        if top < 1:
-            raise ValueError(f"top must be at least 1, got {top}")
-        predictions: list[Prediction] = []
-        dtype = autocast_type(self.settings.optimization.precision)
-        with torch.inference_mode(), torch.autocast(self.device.type, dtype, enabled=dtype is not None):
-            for begin in range(0, len(samples), _BATCH):
-                batch = samples[begin : begin + _BATCH]
-                points, _ = collate(batch)
-                probabilities = self.model(points.to(self.device)).float().softmax(1).cpu()
-                predictions += [self._prediction(sample, row, top) for sample, row in zip(batch, probabilities)]
-        return predictions
-
-    def _prediction(self, sample: Sample, probabilities: Tensor, top: int) -> Prediction:
-        if not probabilities.isfinite().all():
-            raise ValueError(f"the model gives NaN for {sample.name}: its weights are not finite")
-        values, index = probabilities.sort(descending=True, stable=True)
-        classes = [(self.class_names[i], value) for i, value in zip(index[:top].tolist(), values[:top].tolist())]
-        return Prediction(sample.name, tuple(classes), sample.xyz.numpy())
+    def _read_several(
+        self, clouds: Cloud | Sequence[Cloud], not_finite: Literal["error", "drop"]
+    ) -> tuple[list[Sample], bool]:
+        """The clouds, and whether there is only one, not in a list."""
+        if isinstance(clouds, (np.ndarray, Tensor)) and clouds.ndim == 3:
+            clouds = list(clouds)
+        if isinstance(clouds, (str, Path, np.ndarray, Tensor, Sample)):
+            return [self.prepare(clouds, not_finite=not_finite)], True
+        if not isinstance(clouds, Sequence):
+            raise TypeError(f"clouds must be a file, rows of points, a Sample, or a list of those, got {type(clouds)}")
+        return [self.prepare(cloud, name=f"cloud {i}", not_finite=not_finite) for i, cloud in enumerate(clouds)], False
 
     def _read(self, path: Path, not_finite: Literal["error", "drop"]) -> Sample:
         if path.is_dir():
@@ -231,28 +214,212 @@ class Predictor:
 _NEEDS_NORMALS = "this model was trained with normals, so it needs x, y, z and the three values of a unit normal"
 
 
-def load(run_or_checkpoint: str | Path, device: str | torch.device = "cpu") -> Predictor:
-    """A trained classifier, ready to predict.
+# ---- classes ---------------------------------------------------------------------------------------------------------
+class ClassPredictor(Predictor):
+    """A classifier."""
+
+    def prepare(self, cloud: Cloud, *, name: str = "cloud", not_finite: Literal["error", "drop"] = "error") -> Sample:
+        """Read a cloud, and choose and normalise its points as in the model's test; see `Predictor.prepare`."""
+        sample = super().prepare(cloud, name=name, not_finite=not_finite)
+        return evaluation_transform(self.settings.data)(sample, torch.Generator())
+
+    @overload
+    def predict(  # type: ignore[overload-overlap]  # a str is a Sequence of str, too
+        self, clouds: Cloud, top: int = 5, *, not_finite: Literal["error", "drop"] = "error"
+    ) -> Prediction: ...
+
+    @overload
+    def predict(
+        self, clouds: Sequence[Cloud], top: int = 5, *, not_finite: Literal["error", "drop"] = "error"
+    ) -> list[Prediction]: ...
+
+    def predict(
+        self, clouds: Cloud | Sequence[Cloud], top: int = 5, *, not_finite: Literal["error", "drop"] = "error"
+    ) -> Prediction | list[Prediction]:
+        """The most probable classes of one cloud or of several.
+
+        Clouds are prepared as in the model's test. Meshes are first sampled on their surface, always at the same
+        points. Channels after x, y, z, or x, y, z and normals for a model that was trained with normals, are left out.
+
+        Args:
+            clouds: one cloud, or a list of clouds of any sizes: see `Cloud`. An array (B, n, 3 + C) is B clouds.
+            top: how many classes, the most probable first; all of them, if they are fewer.
+            not_finite: see `prepare`.
+
+        Returns:
+            a prediction, or a list of them for several clouds.
+
+        Raises:
+            FileFormatError, ValueError: see `prepare`; or the model gives NaN.
+        """
+        samples, alone = self._read_several(clouds, not_finite)
+        predictions = self.classify(samples, top)
+        return predictions[0] if alone else predictions
+
+    def classify(self, samples: Sequence[Sample], top: int = 5) -> list[Prediction]:
+        """The most probable classes of samples that `prepare` has given.
+
+        Args:
+            samples: of any sizes.
+            top: see `predict`.
+
+        Raises:
+            ValueError: the model gives NaN.
+        """
+        if top < 1:
+            raise ValueError(f"top must be at least 1, got {top}")
+        predictions: list[Prediction] = []
+        dtype = autocast_type(self.settings.optimization.precision)
+        with torch.inference_mode(), torch.autocast(self.device.type, dtype, enabled=dtype is not None):
+            for begin in range(0, len(samples), _BATCH):
+                batch = samples[begin : begin + _BATCH]
+                points, _ = collate(batch)
+                probabilities = self.model(points.to(self.device)).float().softmax(1).cpu()
+                predictions += [self._prediction(sample, row, top) for sample, row in zip(batch, probabilities)]
+        return predictions
+
+    def _prediction(self, sample: Sample, probabilities: Tensor, top: int) -> Prediction:
+        if not probabilities.isfinite().all():
+            raise ValueError(f"the model gives NaN for {sample.name}: its weights are not finite")
+        values, index = probabilities.sort(descending=True, stable=True)
+        classes = [(self.class_names[i], value) for i, value in zip(index[:top].tolist(), values[:top].tolist())]
+        return Prediction(sample.name, tuple(classes), sample.xyz.numpy())
+
+
+# ---- parts -----------------------------------------------------------------------------------------------------------
+class PartPredictor(Predictor):
+    """A model that tells the parts of objects.
+
+    Attributes:
+        part_names: of its logits, like "chair/leg".
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        class_names: Sequence[str],
+        part_names: Sequence[str],
+        settings: PartSegmentationTraining,
+        device: torch.device,
+    ) -> None:
+        super().__init__(model, class_names, settings, device)
+        self.part_names = tuple(part_names)
+
+    @overload
+    def predict(  # type: ignore[overload-overlap]  # a str is a Sequence of str, too
+        self, clouds: Cloud, category: str | None = None, *, not_finite: Literal["error", "drop"] = "error"
+    ) -> PartPrediction: ...
+
+    @overload
+    def predict(
+        self, clouds: Sequence[Cloud], category: str | None = None, *, not_finite: Literal["error", "drop"] = "error"
+    ) -> list[PartPrediction]: ...
+
+    def predict(
+        self,
+        clouds: Cloud | Sequence[Cloud],
+        category: str | None = None,
+        *,
+        not_finite: Literal["error", "drop"] = "error",
+    ) -> PartPrediction | list[PartPrediction]:
+        """The part of every point of one cloud or of several.
+
+        The model sees as many points as in its test; the others get the probabilities of the three nearest of these.
+        Meshes are first sampled on their surface, always at the same points.
+
+        Args:
+            clouds: one cloud, or a list of clouds of any sizes: see `Cloud`. An array (B, n, 3 + C) is B clouds.
+            category: what they are, one of `class_names`. None: each is what its `Sample.label` says, an index of
+                `class_names`, and a model of one class needs not be told.
+            not_finite: see `prepare`.
+
+        Returns:
+            a prediction, or a list of them for several clouds.
+
+        Raises:
+            FileFormatError, ValueError: see `prepare`; it is not known what a cloud is, there is no such category, or
+                the model gives NaN.
+        """
+        samples, alone = self._read_several(clouds, not_finite)
+        predictions = self.segment(samples, category)
+        return predictions[0] if alone else predictions
+
+    def segment(self, samples: Sequence[Sample], category: str | None = None) -> list[PartPrediction]:
+        """The part of every point of samples that `prepare` has given.
+
+        Args:
+            samples: of any sizes.
+            category: see `predict`.
+
+        Raises:
+            ValueError: see `predict`.
+        """
+        parts = parts_of_classes(self.class_names, self.part_names)
+        labels = [self._label(sample, category) for sample in samples]
+        normalise, subset = normalisation(self.settings.data), EvenSubset(self.settings.data.eval_points)
+        whole = [
+            dataclasses.replace(normalise(sample, torch.Generator()), label=label, point_labels=None)
+            for sample, label in zip(samples, labels)
+        ]
+        seen = CloudDataset([subset(one) for one in whole], labels, self.class_names, part_names=self.part_names)
+        found = part_logits(self.model, seen, **as_trained(self.settings.optimization, self.device))
+        predictions = []
+        for sample, normalised, (prepared, logits) in zip(samples, whole, found):
+            own = parts[prepared.label]
+            probabilities = _carried(logits[:, own].softmax(1), prepared.xyz, normalised.xyz)  # (n, parts)
+            highest, index = probabilities.max(1)
+            row = (sample.name, self.class_names[prepared.label], sample.xyz.numpy(), np.array(own)[index.numpy()])
+            predictions.append(PartPrediction(*row, highest.numpy(), self.part_names, tuple(own)))
+        return predictions
+
+    def _label(self, sample: Sample, category: str | None) -> int:
+        known = ", ".join(self.class_names)
+        if category is not None:
+            if category not in self.class_names:
+                hint = did_you_mean(category, self.class_names)
+                raise ValueError(f"there is no category {category!r}; {hint}")
+            return self.class_names.index(category)
+        if len(self.class_names) == 1:
+            return 0
+        if not 0 <= sample.label < len(self.class_names):
+            raise ValueError(f"{sample.name}: what is it? The parts are those of a category; give one of {known}")
+        return sample.label
+
+
+def _carried(values: Tensor, xyz: Tensor, to_xyz: Tensor) -> Tensor:
+    """(n, C) at points (n, 3) from values (m, C) at some of them (m, 3): means of the three nearest by distance."""
+    if len(xyz) == len(to_xyz):
+        return values
+    of_one, to_one = (torch.tensor([0, len(points)]) for points in (xyz, to_xyz))
+    return interpolate(xyz, of_one, values, to_xyz, to_one)
+
+
+# ---- loading ---------------------------------------------------------------------------------------------------------
+def load(run_or_checkpoint: str | Path, device: str | torch.device = "cpu") -> ClassPredictor | PartPredictor:
+    """A trained model, ready to predict: a `ClassPredictor` for clouds or a `PartPredictor` for points.
 
     Args:
         run_or_checkpoint: the folder of a run, of which the best checkpoint is taken, or a checkpoint file.
         device: "cpu", "cuda", "cuda:1"; "auto" for a GPU where there is one.
 
     Raises:
-        UserError: there is no checkpoint, it is damaged, it is not of a classifier, or a later version has written it;
-            or there is no such device.
+        UserError: there is no checkpoint, it is damaged, it is of pretraining, or a later version has written it; or
+            there is no such device.
 
     Example:
-        predictor = load("runs/first")
-        print(predictor.predict("chair.ply"))
+        print(load("runs/first").predict("chair.ply"))
+        print(load("runs/parts").predict("chair.ply", "chair"))
     """
     chosen = choose_device(str(device))
     read = checkpoint.read(run_or_checkpoint)
     task = read.about.get("task")
-    if task != "classification":
-        raise UserError(f"{read.path} was trained for {task}; classes are predicted by a model for classification")
+    if task not in (ClassificationTraining.task, PartSegmentationTraining.task):
+        raise UserError(f"{read.path} was trained for {task}; predictions want a model for classification or for parts")
     model = read.build_model()
-    names, classes = read.about.get("class_names", []), read.about["model"]["num_classes"]
-    if len(names) != classes:
-        raise UserError(f"{read.path} has {len(names)} class names, but its model has {classes} classes")
-    return Predictor(model, names, read.settings(ClassificationTraining), chosen)
+    classes, parts = read.about.get("class_names", []), read.about.get("part_names", [])
+    names, what = (classes, "class") if task == ClassificationTraining.task else (parts, "part")
+    if len(names) != (outputs := read.about["model"]["num_classes"]):
+        raise UserError(f"{read.path} has {len(names)} {what} names, but its model has {outputs} classes")
+    if task == PartSegmentationTraining.task:
+        return PartPredictor(model, classes, parts, read.settings(PartSegmentationTraining), chosen)
+    return ClassPredictor(model, classes, read.settings(ClassificationTraining), chosen)

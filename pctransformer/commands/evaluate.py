@@ -1,4 +1,4 @@
-"""`pctransformer evaluate`: a trained classifier on labelled shapes: the test set of its run, or any other data."""
+"""`pctransformer evaluate`: a trained model on labelled shapes: the test set of its run, or any other data."""
 
 from __future__ import annotations
 
@@ -7,12 +7,16 @@ import json
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from tyro.conf import Positional, arg
 
 from pctransformer.commands.terminal import console
 from pctransformer.errors import UserError
+
+if TYPE_CHECKING:
+    from pctransformer.evaluation.classification import Evaluation
+    from pctransformer.evaluation.segmentation import PartEvaluation
 
 
 @dataclass(frozen=True)
@@ -26,7 +30,8 @@ class Config:
     eval_points: int | None = None
     """Points of a shape, instead of as many as the run was evaluated with."""
     votes: int = 0
-    """Also average over so many randomly scaled copies (Liu et al. 2019); reported apart from the plain result."""
+    """Of a classifier, also average over so many randomly scaled copies (Liu et al. 2019); reported apart from the
+    plain result."""
     device: str = "auto"
     """`cpu`, `cuda`, `cuda:1`; `auto` is a GPU where there is one."""
     out: Path | None = None
@@ -37,26 +42,32 @@ class Config:
 
 def run(config: Config) -> int:
     """Evaluate, print, write."""
-    from pctransformer.commands.trained import TrainedClassifier, check_free, make_folder
+    from pctransformer.commands.trained import Trained, check_free, make_folder
     from pctransformer.datasets.transforms import Compose, RandomScale
     from pctransformer.evaluation.classification import evaluate_classifier, vote
+    from pctransformer.evaluation.segmentation import PartEvaluation, evaluate_segmenter
     from pctransformer.training import data
-    from pctransformer.training.report import draw_evaluation
+    from pctransformer.training.report import draw_evaluation, draw_parts
+    from pctransformer.training.settings import ClassificationTraining, PartSegmentationTraining
 
     if config.votes < 0:
         raise UserError(f"--votes must be 0 or more, got {config.votes}")
     check_free(config.out)
-    trained = TrainedClassifier.read(config.run)
+    trained = Trained.read(config.run, ClassificationTraining, PartSegmentationTraining)
+    of_parts = isinstance(trained.settings, PartSegmentationTraining)
+    if config.votes and of_parts:
+        raise UserError(f"--votes is for classifiers; {trained.checkpoint.path} tells parts")
     changes: dict[str, Any] = {"data": config.data, "eval_points": config.eval_points}
     changed = {name: value for name, value in changes.items() if value is not None}
     of_data = dataclasses.replace(trained.settings.data, **changed)
     samples = data.open_split(of_data, config.split)
-    trained.check_classes(samples.class_names, of_data.data)
+    trained.check_names(samples, of_data.data)
 
     model, how = trained.on(config.device)
     transform = data.evaluation_transform(of_data)
     samples = samples.with_transform(transform)
-    plain = evaluate_classifier(model, samples, **how)
+    plain: Evaluation | PartEvaluation
+    plain = evaluate_segmenter(model, samples, **how) if of_parts else evaluate_classifier(model, samples, **how)
     result = {
         "checkpoint": str(trained.checkpoint.path),
         "epoch": trained.checkpoint.about["epoch"],
@@ -74,7 +85,10 @@ def run(config: Config) -> int:
     folder = make_folder(config.out, trained.checkpoint.path, "evaluation")
     text = json.dumps(result, indent=1) + "\n"
     (folder / "results.json").write_text(text)
-    draw_evaluation(plain, samples, folder)
+    if isinstance(plain, PartEvaluation):
+        draw_parts(plain, samples, folder)
+    else:
+        draw_evaluation(plain, samples, folder)
     if config.json:
         print(text, end="")
         return 0
@@ -87,7 +101,12 @@ def run(config: Config) -> int:
     return 0
 
 
-def _line(evaluation: Any) -> str:
+def _line(evaluation: Evaluation | PartEvaluation) -> str:
+    from pctransformer.evaluation.segmentation import PartScore
+
     score = evaluation.score
-    macc = score.mean_class_accuracy
-    return f"OA {score.overall_accuracy:.4f}  mAcc {'-' if math.isnan(macc) else f'{macc:.4f}'}"
+    if isinstance(score, PartScore):
+        numbers = {"instance mIoU": score.instance_mean_iou, "class mIoU": score.class_mean_iou}
+    else:
+        numbers = {"OA": score.overall_accuracy, "mAcc": score.mean_class_accuracy}
+    return "  ".join(f"{name} {'-' if math.isnan(number) else f'{number:.4f}'}" for name, number in numbers.items())

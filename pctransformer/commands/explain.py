@@ -40,7 +40,7 @@ def run(config: Config) -> int:
     from pctransformer.commands.trained import check_free, make_folder
     from pctransformer.datasets import write_ply
     from pctransformer.layers.recording import record_attention
-    from pctransformer.predict import load
+    from pctransformer.predict import ClassPredictor, load
     from pctransformer.training.checkpoint import find_checkpoint
     from pctransformer.visualization.attention import attention_figure, half_of_weight, heat
     from pctransformer.visualization.clouds import heat_colors
@@ -49,6 +49,8 @@ def run(config: Config) -> int:
     check_free(config.out)
     checkpoint = find_checkpoint(config.model)
     predictor = load(checkpoint, config.device)
+    if not isinstance(predictor, ClassPredictor):
+        raise UserError(f"{checkpoint} tells parts of objects; explain wants a classifier")
     try:
         sample = predictor.prepare(config.file, not_finite=config.not_finite)
     except ValueError as error:

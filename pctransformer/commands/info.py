@@ -79,7 +79,8 @@ def _describe_model(name: str, model: Any, options: Mapping[str, Any], num_point
     info = model_info(name)
     defaults = {option: parameter.default for option, parameter in model_options(name).items()}
     cloud = torch.rand(1, num_points, model.in_channels, generator=torch.Generator().manual_seed(0))
-    whole, parts = cost(model, cloud)
+    category = (torch.zeros(1, dtype=torch.int64),) if getattr(model, "num_categories", 0) else ()
+    whole, parts = cost(model, cloud, *category)
     return {
         "model": {
             "name": name,
@@ -153,8 +154,9 @@ def _millions(cost: Mapping[str, int]) -> str:
 def _print_checkpoint(about: Mapping[str, Any], test: Mapping[str, float]) -> None:
     rows = [("checkpoint", f"{about['path']}, {about['bytes'] / 1e6:.1f} MB")]
     rows += [(key, str(about[key])) for key in ("task", "epoch") if key in about]
-    if names := about.get("class_names"):
-        rows.append(("classes", f"{len(names)}: {', '.join(names)}"))
+    for title, key in (("classes", "class_names"), ("parts", "part_names")):
+        if names := about.get(key):
+            rows.append((title, f"{len(names)}: {', '.join(names)}"))
     told = {"metrics": about.get("metrics"), "test": test, "settings": about.get("settings")}
     rows += [(key, _flat(values)) for key, values in told.items() if values]
     if "version" in about:

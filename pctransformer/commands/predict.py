@@ -1,4 +1,4 @@
-"""`pctransformer predict`: classes of files, printed, drawn and written down."""
+"""`pctransformer predict`: classes of files, or parts of their points, printed, drawn and written down."""
 
 from __future__ import annotations
 
@@ -7,16 +7,16 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from tyro.conf import Positional, arg
 
-from pctransformer.commands.terminal import print_table
 from pctransformer.errors import UserError
 
 if TYPE_CHECKING:
     from pctransformer.datasets import Sample
-    from pctransformer.predict import Prediction, Predictor
+    from pctransformer.predict import PartPrediction, Prediction, Predictor
 
 RECORD = "predictions.json"
 
@@ -27,12 +27,15 @@ class Config:
     """Point clouds (.ply .pcd .npy .npz .xyz .txt .csv) and meshes (.off .obj .stl .ply), or folders of them."""
     model: Annotated[Path, arg(metavar="RUN|CHECKPOINT")]
     """The folder of a run, of which the best checkpoint is taken, or a checkpoint file."""
+    category: str | None = None
+    """What the files show, for a model that tells the parts of objects: one of its classes."""
     top: int = 5
     """How many classes of each file, the most probable first."""
     out: Annotated[Path | None, arg(metavar="FOLDER")] = None
-    """New folder for predictions.json and pictures. By default `predictions` in the run's folder, numbered."""
+    """New folder for predictions.json, pictures, and points with their parts. By default `predictions` in the run's
+    folder, numbered."""
     pictures: bool = True
-    """Whether to draw each cloud beside its classes."""
+    """Whether to draw each cloud beside its classes or parts."""
     up: Literal["y", "z"] = "z"
     """The axis that stands upright in pictures."""
     not_finite: Literal["error", "drop"] = "error"
@@ -45,7 +48,8 @@ class Config:
 
 def run(config: Config) -> int:
     """Predict all files; 1 where some of them cannot be used."""
-    from pctransformer.predict import load
+    from pctransformer.commands import predicted_classes, predicted_parts
+    from pctransformer.predict import PartPredictor, load
     from pctransformer.training.checkpoint import find_checkpoint, folder_of
     from pctransformer.training.run_folder import numbered
 
@@ -58,12 +62,23 @@ def run(config: Config) -> int:
         raise UserError(f"{folder} exists already and is not overwritten; give a new folder with --out")
     predictor = load(checkpoint, config.device)
     samples, failed = _prepared(predictor, files, config.not_finite)
-    predictions = predictor.classify(samples, config.top)
+    predictions: list[Any]
+    if isinstance(predictor, PartPredictor):
+        telling: ModuleType = predicted_parts
+        try:
+            predictions = predictor.segment(samples, config.category)
+        except ValueError as error:
+            raise UserError(f"--category: {error}") from None
+    else:
+        if config.category is not None:
+            raise UserError(f"--category is for models that tell parts of objects; {checkpoint} tells classes")
+        telling = predicted_classes
+        predictions = predictor.classify(samples, config.top)
 
-    names = _picture_names(predictions) if config.pictures else [None] * len(predictions)
+    stems = _stems(predictions)
     record = {
         "model": str(checkpoint),
-        "predictions": [_plain(prediction, name) for prediction, name in zip(predictions, names)],
+        "predictions": [telling.as_record(p, stem, config.pictures) for p, stem in zip(predictions, stems)],
         "failed": failed,
     }
     if predictions:
@@ -71,16 +86,17 @@ def run(config: Config) -> int:
     if config.json:
         print(json.dumps(record, indent=2), flush=True)
     elif predictions:
-        _print(predictions)
+        telling.print_all(predictions)
     if failed and len(files) > 1:
         print(f"pctransformer: {len(failed)} of {len(files)} files could not be used:", file=sys.stderr)
     for fault in failed:
         print(f"pctransformer: {fault['reason']}", file=sys.stderr)
     if predictions:
-        if config.pictures:
-            _draw(predictions, [folder / str(name) for name in names], config.up)
+        for prediction, stem in zip(predictions, stems):
+            telling.write(prediction, folder / stem, config.pictures, config.up)
+        beside = [*telling.FILES, *(["pictures"] if config.pictures else [])]
         aside = sys.stderr if config.json else sys.stdout
-        print(f"{RECORD}{' and pictures' if config.pictures else ''}: {folder}", file=aside)
+        print(f"{' and '.join([RECORD, *beside])}: {folder}", file=aside)
     return 1 if failed else 0
 
 
@@ -118,24 +134,7 @@ def _prepared(
     return samples, failed
 
 
-# ---- telling ---------------------------------------------------------------------------------------------------------
-def _print(predictions: Sequence[Prediction]) -> None:
-    def percent(classes: Sequence[tuple[str, float]]) -> str:
-        return ", ".join(f"{label} {probability:.1%}" for label, probability in classes)
-
-    rows = [(p.name, str(len(p.xyz)), percent(p.classes[:1]), percent(p.classes[1:])) for p in predictions]
-    print_table(("file", "points", "class", "then" if any(row[3] for row in rows) else ""), rows, right=(1,))
-
-
-def _plain(prediction: Prediction, picture: str | None) -> dict[str, Any]:
-    return {
-        "file": prediction.name,
-        "points": len(prediction.xyz),
-        "classes": [{"label": label, "probability": probability} for label, probability in prediction.classes],
-        "picture": picture,
-    }
-
-
+# ---- writing ---------------------------------------------------------------------------------------------------------
 def _write(folder: Path, record: dict[str, Any]) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -144,8 +143,8 @@ def _write(folder: Path, record: dict[str, Any]) -> None:
         raise UserError(f"{folder} cannot be written ({error.strerror}); give another folder with --out") from None
 
 
-def _picture_names(predictions: Sequence[Prediction]) -> list[str]:
-    """A name for each picture: that of the file, with a number where several files share it."""
+def _stems(predictions: Sequence[Prediction] | Sequence[PartPrediction]) -> list[str]:
+    """What the files of each prediction are called: as its file, with a number where several files share it."""
     names: dict[str, None] = {}
     for prediction in predictions:
         stem = name = Path(prediction.name).stem
@@ -154,12 +153,4 @@ def _picture_names(predictions: Sequence[Prediction]) -> list[str]:
             number += 1
             name = f"{stem}-{number}"
         names[name] = None
-    return [f"{name}.png" for name in names]
-
-
-def _draw(predictions: Sequence[Prediction], paths: Sequence[Path], up: Literal["y", "z"]) -> None:
-    from pctransformer.visualization.figures import prediction_figure
-
-    for prediction, path in zip(predictions, paths):
-        figure = prediction_figure(prediction.xyz, prediction.classes, Path(prediction.name).name, up=up)
-        figure.savefig(path, dpi=150)
+    return [*names]

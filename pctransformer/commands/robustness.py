@@ -18,8 +18,8 @@ from pctransformer.errors import UserError
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from pctransformer.commands.trained import TrainedClassifier
-    from pctransformer.training.settings import DataSettings
+    from pctransformer.commands.trained import Trained
+    from pctransformer.training.settings import ClassificationTraining, DataSettings
 
 
 @dataclass(frozen=True)
@@ -44,9 +44,10 @@ class Config:
 
 def run(config: Config) -> int:
     """Evaluate all runs on all corruptions, print, write."""
-    from pctransformer.commands.trained import TrainedClassifier, check_free, make_folder
+    from pctransformer.commands.trained import Trained, check_free, make_folder
     from pctransformer.evaluation.robustness import Robustness, comparison_table, evaluate_robustness
     from pctransformer.training import data
+    from pctransformer.training.settings import ClassificationTraining
     from pctransformer.visualization.robustness import corruption_gallery, robustness_figure
 
     if config.seed < 0:
@@ -54,11 +55,11 @@ def run(config: Config) -> int:
     paths = _paths(config)
     check_free(config.out)
     baseline = config.baseline or (paths[0] if len(paths) > 1 else None)
-    trained = {str(path): TrainedClassifier.read(path) for path in paths}
+    trained = {str(path): Trained.read(path, ClassificationTraining) for path in paths}
     of_data = _data(config, trained)
     samples = data.open_split(of_data, "test")
     for one in trained.values():
-        one.check_classes(samples.class_names, of_data.data)
+        one.check_names(samples, of_data.data)
 
     found: dict[str, Robustness] = {}
     for number, (name, one) in enumerate(trained.items(), 1):
@@ -116,7 +117,7 @@ def _paths(config: Config) -> list[Path]:
     return paths
 
 
-def _data(config: Config, trained: dict[str, TrainedClassifier]) -> DataSettings:
+def _data(config: Config, trained: dict[str, Trained[ClassificationTraining]]) -> DataSettings:
     """One test set for all models, with normals if any of them wants some.
 
     Raises:

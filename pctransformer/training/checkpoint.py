@@ -1,8 +1,8 @@
 """Checkpoints: weights under the model's own names, the state of the training beside them, and all it takes to rebuild.
 
 `about` is plain JSON: {"task", "model": {"name", "options", "num_classes"}, "class_names", "settings", "epoch",
-"metrics", "version"}. Tensors whose names start with "training/" are the state of the optimizer and the like; only
-`last.safetensors` has them.
+"metrics", "version"}, and "part_names" where points have labels. Tensors whose names start with "training/" are the
+state of the optimizer and the like; only `last.safetensors` has them.
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from pctransformer.datasets.samples import CloudDataset
 from pctransformer.evaluation.segmentation import PartEvaluation, PartScore, parts_of_classes
-from pctransformer.visualization.clouds import Up, draw_cloud, draw_colors
+from pctransformer.visualization.clouds import Up, draw_colors
 from pctransformer.visualization.style import BLUE, DARK, GREY, MANY, ORANGE, bare, heading, new_figure, place
 
 if TYPE_CHECKING:
@@ -36,12 +36,12 @@ def _color(place_in_class: int) -> str:
     return MANY[place_in_class % len(MANY)]
 
 
-def _name_parts(axes: Any, names: Sequence[str], size: float, down: float) -> None:
-    """The names of parts, each in its colour, one after the other, centred below axes."""
+def _name_parts(axes: Any, names: Sequence[tuple[str, str]], size: float, down: float) -> None:
+    """Names of parts, each in its colour, one after the other, centred below axes."""
     from matplotlib.offsetbox import AnchoredOffsetbox, HPacker, TextArea
 
-    texts: list[Any] = [TextArea(name, textprops={"fontsize": size, "color": _color(i)}) for i, name in enumerate(names)]
-    row = HPacker(children=texts, pad=0, sep=0.55 * size)
+    texts = [TextArea(name, textprops={"fontsize": size, "color": color}) for name, color in names]
+    row = HPacker(children=[*texts], pad=0, sep=0.55 * size)
     box = AnchoredOffsetbox(
         "upper center", child=row, frameon=False, pad=0, borderpad=0,
         bbox_to_anchor=(0.5, -down / (72 * axes.get_position().height * axes.figure.get_figheight())),
@@ -64,7 +64,7 @@ def class_figure(score: PartScore) -> Figure:
     height, left = 0.3 * max(len(rows), 1), 0.25 + 0.095 * max((len(score.class_names[row]) for row in rows), default=1)
     figure = new_figure(left + 5.2, height + 1.45)
     means = f"instance mIoU {_percent(score.instance_mean_iou)}   class mIoU {_percent(score.class_mean_iou)}"
-    text = f"IoU of each class, of {score.count} shapes; the line is the mean of all shapes"
+    text = f"IoU of each class (and its shapes, {score.count} in all); the line is the mean of shapes"
     heading(figure, 0.25, height + 1.25, means, text)
     axes = place(figure, left, 0.35, 4.0, height)
     bare(axes)
@@ -72,7 +72,7 @@ def class_figure(score: PartScore) -> Figure:
     axes.axvline(100 * score.instance_mean_iou, color=ORANGE, linewidth=1.4)
     for place_of_row, row in enumerate(rows):
         axes.annotate(
-            f"{100 * iou[row]:.1f} of {counts[row]}", (100, place_of_row), (6, 0), textcoords="offset points",
+            f"{100 * iou[row]:.1f} %  ({counts[row]})", (100, place_of_row), (6, 0), textcoords="offset points",
             va="center", fontsize=9, color=DARK, annotation_clip=False,
         )  # fmt: skip
     axes.set(xlim=(0, 100), ylim=(len(rows) - 0.5, -0.5))
@@ -108,6 +108,8 @@ def part_gallery(samples: CloudDataset, evaluation: PartEvaluation, *, columns: 
     Raises:
         ValueError: samples and evaluation differ in number.
     """
+    from matplotlib.colors import to_rgb
+
     if len(samples) != evaluation.score.count:
         raise ValueError(f"there are {len(samples)} samples, but an evaluation of {evaluation.score.count}")
     parts = parts_of_classes(samples.class_names, samples.part_names)
@@ -118,8 +120,9 @@ def part_gallery(samples: CloudDataset, evaluation: PartEvaluation, *, columns: 
     band = 3 * (side + gap) + words
     figure = new_figure(max(left + columns * (side + gap) + 0.15, 6.4), bands * band + 1.0)
     width, up_edge = figure.get_size_inches()
+    title = f"parts, instance mIoU {_percent(evaluation.score.instance_mean_iou)}"
     text = "of each class the shape of median IoU; parts have the colours of their names, errors are red"
-    heading(figure, 0.25, up_edge - 0.2, "parts", text)
+    heading(figure, 0.25, up_edge - 0.2, title, text)
     for number, i in enumerate(shown):
         band_number, column = divmod(number, columns)
         top = up_edge - 0.9 - band_number * band
@@ -129,22 +132,23 @@ def part_gallery(samples: CloudDataset, evaluation: PartEvaluation, *, columns: 
         for row, title in enumerate(("true", "predicted", "errors")):
             bottom = top - (row + 1) * (side + gap)
             axes = place(figure, left + column * (side + gap) + 0.06, bottom + 0.06, side - 0.12, side - 0.12)
-            if title == "errors":
-                draw_cloud(axes, sample.xyz[~wrong], marked=sample.xyz[wrong], like=sample.xyz, up=samples.up)
-            else:
-                draw_colors(
-                    axes, sample.xyz, part_colors(sample.point_labels if row == 0 else predicted, own), up=samples.up
-                )
+            colors = {
+                "true": part_colors(sample.point_labels, own),
+                "predicted": part_colors(predicted, own),
+                "errors": np.where(wrong[:, None], to_rgb(ORANGE), to_rgb(GREY)),
+            }
+            draw_colors(axes, sample.xyz, colors[title], up=samples.up)
             if not column:
                 figure.text(0.25 / width, (bottom + side / 2) / up_edge, title, fontsize=11, va="center")
         axes.annotate(
             f"{samples.class_names[sample.label]}  {100 * evaluation.score.ious[i]:.0f} %", (0.5, 0), (0, -6),
             "axes fraction", "offset points", ha="center", va="top", fontsize=10, annotation_clip=False,
         )  # fmt: skip
-        names = [_short(samples.part_names[part]) for part in own]
-        half = -(-len(names) // 2) if sum(map(len, names)) > 22 else len(names)  # in two lines where one is too narrow
-        _name_parts(axes, names[:half], 7.5, 22)
-        _name_parts(axes, names[half:], 7.5, 33) if names[half:] else None
+        names = [(_short(samples.part_names[part]), _color(i)) for i, part in enumerate(own)]
+        length = sum(len(name) for name, _ in names)
+        half = -(-len(names) // 2) if length > 22 else len(names)  # two lines where one is too narrow
+        for line, some in enumerate((names[:half], names[half:])):
+            _name_parts(axes, some, 7.5, 22 + 11 * line)
     return figure
 
 
