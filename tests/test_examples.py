@@ -51,6 +51,14 @@ def test_pretraining(workplace):
     assert (workplace / "runs" / "point_mae_small-generated-2" / "results.json").exists()
 
 
+def test_shapenet_parts(workplace):
+    sizes = ["--epochs", "1", "--points", "64", "--shapes", "76", "--model", "pointnet2_small_seg"]
+    lines = run(workplace, "shapenet_parts.py", "generated", *sizes).splitlines()
+    assert lines[-7].startswith("instance mIoU 0.")
+    assert all(", IoU " in line for line in lines[-6:-1])
+    assert lines[-1].startswith("PartPrediction('test_0000', airplane: fuselage ")
+
+
 def test_plain_pytorch(workplace):
     output = run(workplace, "plain_pytorch.py", "--epochs", "2", "--shapes", "76")
     assert output.count("OA ") == 2

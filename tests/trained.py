@@ -9,9 +9,18 @@ import torch
 
 from pctransformer.models import create_model
 from pctransformer.models.tensor_file import write_tensors
-from pctransformer.training.settings import ClassificationTraining, DataSettings, SupervisedOptimization, to_json
+from pctransformer.training.settings import (
+    ClassificationTraining,
+    DataSettings,
+    PartData,
+    PartOptimization,
+    PartSegmentationTraining,
+    SupervisedOptimization,
+    to_json,
+)
 
 CLASSES = ("bowl", "cup", "vase")
+PARTS = ("bowl/foot", "bowl/wall", "cup/wall", "cup/handle", "vase/body", "vase/foot", "vase/neck")
 
 
 def write_checkpoint(
@@ -38,4 +47,40 @@ def write_checkpoint(
     }
     path.parent.mkdir(parents=True, exist_ok=True)
     write_tensors(path, {**model.state_dict(), "training/step": torch.tensor(5)}, about)
+    return path
+
+
+def write_part_checkpoint(
+    path: Path,
+    *,
+    classes: tuple[str, ...] = CLASSES,
+    parts: tuple[str, ...] = PARTS,
+    kept_parts: tuple[str, ...] | None = None,
+    normals: bool = False,
+) -> Path:
+    """`path` with random weights of a model that tells parts; `kept_parts` is what it says of their names instead."""
+    settings = PartSegmentationTraining(
+        model="point_transformer_v3_seg",
+        data=PartData(num_points=64, eval_points=48, normals=normals),
+        optimization=PartOptimization(precision="float32"),
+    )
+    options = {
+        "in_channels": 6 if normals else 3, "num_categories": len(classes), "dims": [16, 32], "depths": [1, 1],
+        "up_dims": [16], "up_depths": [1], "patch_size": 16, "cell_size": 0.1,
+    }  # fmt: skip
+    torch.manual_seed(0)
+    model = create_model("point_transformer_v3_seg", num_classes=len(parts), **options)
+    torch.nn.init.normal_(model.head.classifier.weight)  # so that all parts occur
+    about = {
+        "task": "part-segmentation",
+        "model": {"name": "point_transformer_v3_seg", "options": options, "num_classes": len(parts)},
+        "class_names": list(classes),
+        "part_names": list(parts if kept_parts is None else kept_parts),
+        "settings": to_json(settings),
+        "epoch": 7,
+        "metrics": {"validation_instance_miou": 0.5},
+        "version": "0.1.0",
+    }
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_tensors(path, model.state_dict(), about)
     return path

@@ -94,9 +94,9 @@ def run(config: Config) -> int:
     if predictions:
         for prediction, stem in zip(predictions, stems):
             telling.write(prediction, folder / stem, config.pictures, config.up)
-        beside = [*telling.FILES, *(["pictures"] if config.pictures else [])]
+        *most, last = [RECORD, *telling.FILES, *(["pictures"] if config.pictures else [])]
         aside = sys.stderr if config.json else sys.stdout
-        print(f"{' and '.join([RECORD, *beside])}: {folder}", file=aside)
+        print(f"{', '.join(most)}{' and ' if most else ''}{last}: {folder}", file=aside)
     return 1 if failed else 0
 
 

@@ -118,7 +118,7 @@ def part_gallery(samples: CloudDataset, evaluation: PartEvaluation, *, columns: 
     bands = -(-len(shown) // columns)
     side, gap, left, words = 1.5, 0.08, 0.95, 0.75
     band = 3 * (side + gap) + words
-    figure = new_figure(max(left + columns * (side + gap) + 0.15, 6.4), bands * band + 1.0)
+    figure = new_figure(max(left + columns * (side + gap) + 0.15, 7.6), bands * band + 1.0)
     width, up_edge = figure.get_size_inches()
     title = f"parts, instance mIoU {_percent(evaluation.score.instance_mean_iou)}"
     text = "of each class the shape of median IoU; parts have the colours of their names, errors are red"

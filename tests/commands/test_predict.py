@@ -8,9 +8,9 @@ from matplotlib.image import imread
 
 from pctransformer import cli
 from pctransformer.commands.predict import RECORD
-from pctransformer.datasets import write_ply
+from pctransformer.datasets import read_points, write_ply
 from pctransformer.predict import load
-from tests.trained import CLASSES, write_checkpoint
+from tests.trained import CLASSES, PARTS, write_checkpoint, write_part_checkpoint
 
 
 @pytest.fixture
@@ -105,6 +105,51 @@ def test_json_is_all_that_is_printed(run, files, capsys):
     assert json.loads(out) == json.loads((run / "predictions" / RECORD).read_text())
     assert [label for label in CLASSES if f'"{label}"' in out] == list(CLASSES)
     assert err == f"predictions.json: {run / 'predictions'}\n"
+
+
+def test_parts_of_points_are_written_beside_pictures(tmp_path, files, capsys):
+    run = tmp_path / "parts"
+    write_part_checkpoint(run / "checkpoints" / "best.safetensors")
+    assert predict(files, "--model", run, "--category", "vase") == 0
+    out, err = capsys.readouterr()
+    folder = run / "predictions"
+    assert err == ""
+    assert out.splitlines()[-1] == f"predictions.json, points and pictures: {folder}"
+    written = ["cup-2.npz", "cup-2.ply", "cup-2.png", "cup.npz", "cup.ply", "cup.png", RECORD]
+    assert sorted(path.name for path in folder.iterdir()) == written
+    record = json.loads((folder / RECORD).read_text())
+    expected = load(run).predict([files / "a/cup.ply", files / "b/cup.ply"], "vase")
+    for line, entry, prediction, stem in zip(out.splitlines()[1:], record["predictions"], expected, ("cup", "cup-2")):
+        counts = prediction.counts
+        assert entry == {
+            "file": prediction.name, "points": 100, "category": "vase", "parts": counts,
+            "ply": f"{stem}.ply", "npz": f"{stem}.npz", "picture": f"{stem}.png",
+        }  # fmt: skip
+        shares = [word for name, count in counts.items() for word in (name, f"{count / 100:.1%}")]
+        assert line.replace(",", "").split() == [prediction.name, "100", "vase", *shares]
+        arrays = np.load(folder / f"{stem}.npz")
+        assert np.array_equal(arrays["part"], prediction.parts)
+        assert np.array_equal(arrays["xyz"], prediction.xyz)
+        assert (str(arrays["category"]), tuple(arrays["part_names"])) == ("vase", PARTS)
+        points = read_points(folder / f"{stem}.ply", features=("red", "green", "blue", "part", "probability"))
+        assert np.array_equal(points[:, :3], prediction.xyz)
+        assert np.array_equal(points[:, 6], prediction.parts)
+        colours = {tuple(row[3:6]) for row in points}
+        assert len(colours) == len({(part, *colour) for part, colour in zip(points[:, 6], map(tuple, points[:, 3:6]))})
+        assert len(colours) == len(set(prediction.parts)) > 1
+        assert imread(folder / f"{stem}.png").std() > 0.05
+
+
+def test_what_is_shown_has_to_be_said_for_parts_alone(tmp_path, run, files, capsys):
+    parts = write_part_checkpoint(tmp_path / "parts.safetensors")
+    for arguments, text in (
+        (["--model", parts], "--category: "),
+        (["--model", parts, "--category", "vas"], "there is no category 'vas'; did you mean 'vase'?"),
+        (["--model", run, "--category", "vase"], "--category is for models that tell parts of objects"),
+    ):
+        assert predict(files, *arguments, "--out", tmp_path / "out") == 2
+        assert text in capsys.readouterr().err
+        assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize(

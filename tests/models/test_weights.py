@@ -84,6 +84,30 @@ def test_parts_that_one_side_lacks(tmp_path):
         load_weights(model, tmp_path / "half.pt", lacking=("1.",), surplus=("2.",))
 
 
+def test_first_columns_may_stay_new(tmp_path):
+    """Of a weight whose file has more or fewer of them; of a weight that fits, all is loaded."""
+    model = linear()
+    own = model.state_dict()
+    assert own["0.weight"].shape == (4, 3)
+    for columns in (5, 2, 3):
+        weights = {name: torch.full_like(value, 9.0) for name, value in own.items()}
+        weights["0.weight"] = torch.arange(4.0 * columns).view(4, columns)
+        torch.save(weights, tmp_path / "a.pt")
+        model = linear()
+        before = model[0].weight.detach().clone()
+        report = load_weights(model, tmp_path / "a.pt", new_columns={"0.weight": 1})
+        assert report.kept == []
+        new = weights["0.weight"][:, :1] if columns == 3 else before[:, :1]
+        assert torch.equal(model[0].weight, torch.cat([new, weights["0.weight"][:, -2:]], 1))
+    weights["0.weight"] = torch.zeros(4, 9)
+    torch.save(weights, tmp_path / "a.pt")
+    assert load_weights(linear(), tmp_path / "a.pt", new_columns={"0.weight": 3}).kept == ["0.weight"]
+    weights["0.weight"] = torch.zeros(5, 9)
+    torch.save(weights, tmp_path / "a.pt")
+    with pytest.raises(ValueError, match=r"0\.weight is \(5, 9\) in the file"):
+        load_weights(linear(), tmp_path / "a.pt", new_columns={"0.weight": 1})
+
+
 def test_what_holds_no_weights(tmp_path):
     torch.save([1, 2], tmp_path / "list.pt")
     with pytest.raises(ValueError, match="no state dict"):
