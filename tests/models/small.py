@@ -18,6 +18,7 @@ SIZES: dict[str, dict[str, Any]] = {
     "patch_mixer": {"dim": 32, "depth": 2, "num_patches": 16, "patch_size": 8, "widths": (8, 16)},
     "point_vit": _PATCHES,
     "point_mae": _PATCHES,
+    "point_mae_seg": _PATCHES | {"carried": (16, 12), "hidden": (16, 8)},
     "point_mae_pretraining": _PATCHES | {"decoder_depth": 1},
     "point_gpt": _PATCHES,
     "point_gpt_pretraining": _PATCHES | {"generator_depth": 1},
