@@ -94,9 +94,9 @@ def run(config: Config) -> int:
     if predictions:
         for prediction, stem in zip(predictions, stems):
             telling.write(prediction, folder / stem, config.pictures, config.up)
-        *most, last = [RECORD, *telling.FILES, *(["pictures"] if config.pictures else [])]
+        written = [RECORD, *telling.FILES] + (["pictures"] if config.pictures else [])
         aside = sys.stderr if config.json else sys.stdout
-        print(f"{', '.join(most)}{' and ' if most else ''}{last}: {folder}", file=aside)
+        print(f"{', '.join(written[:-1])}{' and ' if len(written) > 1 else ''}{written[-1]}: {folder}", file=aside)
     return 1 if failed else 0
 
 

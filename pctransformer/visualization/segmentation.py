@@ -75,7 +75,7 @@ def class_figure(score: PartScore) -> Figure:
             f"{100 * iou[row]:.1f} %  ({counts[row]})", (100, place_of_row), (6, 0), textcoords="offset points",
             va="center", fontsize=9, color=DARK, annotation_clip=False,
         )  # fmt: skip
-    axes.set(xlim=(0, 100), ylim=(len(rows) - 0.5, -0.5))
+    axes.set(xlim=(0, 100), ylim=(max(len(rows), 1) - 0.5, -0.5))
     axes.set_yticks(range(len(rows)), [score.class_names[row] for row in rows], fontsize=10, color="black")
     return figure
 
