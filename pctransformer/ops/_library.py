@@ -53,21 +53,33 @@ def _load_all() -> dict[str, str | None]:
 missing: dict[str, str | None] = _load_all()
 """Devices this torch knows ("cpu", "cuda"): None where compiled operators are loaded, else why they are not."""
 
+_absent = [name for name in reference.OPERATORS if not hasattr(getattr(torch.ops, NAMESPACE), name)]
+
+lacking: list[str] = _absent if missing["cpu"] is None else []
+"""Operators that the compiled library does not have, because it was built before they were written."""
+
 _kept_alive: list[torch.library.Library] = []
 
 
 def _register_references() -> None:
-    if missing["cpu"] is not None:
-        library = torch.library.Library(NAMESPACE, "DEF")
-        for name, function in reference.OPERATORS.items():
+    if _absent:
+        library = torch.library.Library(NAMESPACE, "FRAGMENT" if missing["cpu"] is None else "DEF")
+        for name in _absent:
+            function = reference.OPERATORS[name]
             library.define(name + torch.library.infer_schema(function, mutates_args=()))
             library.impl(name, function, "CompositeExplicitAutograd")
         _kept_alive.append(library)
-    elif missing.get("cuda") is not None:
+    if missing["cpu"] is None and missing.get("cuda") is not None:
         library = torch.library.Library(NAMESPACE, "IMPL", "CUDA")
         for name, function in reference.OPERATORS.items():
             library.impl(name, function)
         _kept_alive.append(library)
+    if lacking:
+        warnings.warn(
+            f"The compiled operators of pctransformer are older than its sources: {', '.join(lacking)} run in slow"
+            " plain torch. Build them anew with `make extension` or `pip install .`",
+            stacklevel=2,
+        )
     reasons = {device: reason for device, reason in missing.items() if reason is not None}
     if reasons and os.environ.get("PCTRANSFORMER_REFERENCE") != "1":
         device, reason = next(iter(reasons.items()))

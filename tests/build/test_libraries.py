@@ -20,6 +20,7 @@ FOUND = {path.stem: path for folder in pctransformer.__path__ for path in Path(f
 @pytest.mark.skipif(os.environ.get("PCTRANSFORMER_REFERENCE") == "1", reason="the reference operators were asked for")
 def test_these_tests_run_on_the_compiled_operators():
     assert _library.missing["cpu"] is None
+    assert _library.lacking == []  # else `make extension`
 
 
 @pytest.mark.parametrize("name", ["_cpu", "_cuda"])
