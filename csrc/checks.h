@@ -173,6 +173,79 @@ inline void check_morton_code(const Tensor& coordinates, int64_t bits) { check_c
 
 inline void check_hilbert_code(const Tensor& coordinates, int64_t bits) { check_curve(coordinates, bits, "hilbert_code"); }
 
+// Boxes are 32-bit numbers inside kernels.
+constexpr int64_t kMaxBoxes = (int64_t(1) << 31) - 1;
+
+// (M, 7) float32 boxes
+inline void check_boxes(const Tensor& boxes, const char* op, const char* name) {
+  PCT_CHECK(boxes.dim() == 2 && boxes.size(1) == 7 && boxes.dtype() == float32(),
+            op, ": ", name, " must be (M, 7) float32: x, y, z, dx, dy, dz, heading");
+  PCT_CHECK(boxes.size(0) <= kMaxBoxes, op, ": at most ", kMaxBoxes, " boxes, got ", boxes.size(0));
+  check_contiguous(boxes, op, name);
+}
+
+inline void check_points_in_boxes(const Tensor& xyz, const Tensor& offsets, const Tensor& boxes,
+                                  const Tensor& box_offsets) {
+  const char* op = "points_in_boxes";
+  check_xyz(xyz, op, "xyz");
+  check_offsets(offsets, xyz, op, "offsets");
+  check_boxes(boxes, op, "boxes");
+  check_same_device(xyz, boxes, op, "boxes");
+  check_offsets(box_offsets, xyz, op, "box_offsets");
+  PCT_CHECK(offsets.size(0) == box_offsets.size(0), op, ": offsets describe ", offsets.size(0) - 1,
+            " clouds, box_offsets ", box_offsets.size(0) - 1);
+}
+
+inline void check_box_iou(const Tensor& boxes, const Tensor& other_boxes, bool aligned) {
+  const char* op = "box_iou";
+  check_boxes(boxes, op, "boxes");
+  check_boxes(other_boxes, op, "other_boxes");
+  check_same_device(boxes, other_boxes, op, "other_boxes");
+  PCT_CHECK(!aligned || boxes.size(0) == other_boxes.size(0), op, ": aligned boxes must be as many, got ",
+            boxes.size(0), " and ", other_boxes.size(0));
+}
+
+inline void check_box_nms(const Tensor& boxes, const Tensor& offsets, const Tensor& scores,
+                          const std::optional<Tensor>& labels, double threshold, int64_t max_outputs) {
+  const char* op = "box_nms";
+  check_boxes(boxes, op, "boxes");
+  check_offsets(offsets, boxes, op, "offsets");
+  PCT_CHECK(scores.dim() == 1 && scores.size(0) == boxes.size(0) && scores.dtype() == float32(),
+            op, ": scores must be (M,) float32, one for each box");
+  check_contiguous(scores, op, "scores");
+  check_same_device(boxes, scores, op, "scores");
+  if (labels) {
+    check_index(*labels, 1, boxes, op, "labels");
+    PCT_CHECK(labels->size(0) == boxes.size(0), op, ": labels must be (M,), one for each box");
+  }
+  PCT_CHECK(threshold >= 0 && threshold <= 1, op, ": threshold must be between 0 and 1, got ", threshold);
+  PCT_CHECK(max_outputs >= 1, op, ": max_outputs must be at least 1, got ", max_outputs);
+}
+
+// Points are 32-bit numbers inside the kernels of voxelize; grids may have as many cells as 63 bits can number.
+constexpr int64_t kMaxVoxelizePoints = (int64_t(1) << 31) - 1;
+constexpr int64_t kMaxCellsAlongAxis = (int64_t(1) << 31) - 1;
+
+inline void check_voxelize(const Tensor& xyz, const Tensor& offsets, const double (&low)[3], const double (&size)[3],
+                           const int64_t (&shape)[3], int64_t max_points, int64_t max_voxels) {
+  const char* op = "voxelize";
+  check_xyz(xyz, op, "xyz");
+  check_offsets(offsets, xyz, op, "offsets");
+  PCT_CHECK(xyz.size(0) <= kMaxVoxelizePoints, op, ": at most ", kMaxVoxelizePoints, " points, got ", xyz.size(0));
+  int64_t cells_left = ((int64_t(1) << 62)) / (offsets.size(0) > 1 ? offsets.size(0) - 1 : 1);
+  for (int axis = 0; axis < 3; ++axis) {
+    PCT_CHECK(low[axis] - low[axis] == 0, op, ": the lower corner of the range must be finite");
+    PCT_CHECK(size[axis] > 0 && size[axis] - size[axis] == 0, op, ": the size of a voxel must be above 0 and finite");
+    PCT_CHECK(shape[axis] >= 1 && shape[axis] <= kMaxCellsAlongAxis, op, ": a grid has 1 to ", kMaxCellsAlongAxis,
+              " voxels along an axis, got ", shape[axis]);
+    cells_left /= shape[axis];
+  }
+  PCT_CHECK(cells_left >= 1, op, ": a batch of ", offsets.size(0) - 1, " grids of ", shape[0], " x ", shape[1], " x ",
+            shape[2], " voxels has more than 2^62 of them; use larger voxels");
+  PCT_CHECK(max_points >= 1, op, ": max_points must be at least 1, got ", max_points);
+  PCT_CHECK(max_voxels >= 1, op, ": max_voxels must be at least 1, got ", max_voxels);
+}
+
 inline void check_sort_index(const Tensor& index, int64_t size) {
   check_index(index, 1, index, "sort_index", "index");
   PCT_CHECK(size >= 0, "sort_index: size is negative");

@@ -28,6 +28,19 @@ static const pct::Registration schemas([](pct::Library& library) {
   library.define("morton_code(Tensor coordinates, SymInt bits) -> Tensor");
   library.define("hilbert_code(Tensor coordinates, SymInt bits) -> Tensor");
 
+  // boxes
+  library.define("points_in_boxes(Tensor xyz, Tensor offsets, Tensor boxes, Tensor box_offsets) -> Tensor");
+  library.define("box_iou(Tensor boxes, Tensor other_boxes, bool aligned, bool bird_eye) -> Tensor");
+  library.define(
+      "box_nms(Tensor boxes, Tensor offsets, Tensor scores, Tensor? labels, float threshold, SymInt max_outputs, "
+      "bool bird_eye) -> (Tensor, Tensor)");
+
+  // voxels
+  library.define(
+      "voxelize(Tensor xyz, Tensor offsets, float low_x, float low_y, float low_z, float size_x, float size_y, "
+      "float size_z, SymInt nx, SymInt ny, SymInt nz, SymInt max_points, SymInt max_voxels) "
+      "-> (Tensor, Tensor, Tensor, Tensor)");
+
   // segments
   library.define("sort_index(Tensor index, SymInt size) -> (Tensor, Tensor)");
   library.define("segment_sum(Tensor values, Tensor offsets, Tensor? order, bool mean) -> Tensor");

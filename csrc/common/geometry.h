@@ -7,6 +7,8 @@
 
 #if defined(__CUDACC__)
 #define PCT_BOTH __host__ __device__ __forceinline__
+#elif defined(__GNUC__)
+#define PCT_BOTH inline __attribute__((always_inline))
 #else
 #define PCT_BOTH inline
 #endif

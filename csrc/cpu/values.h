@@ -45,7 +45,7 @@ inline void check_finite(const T* values, int64_t n, int64_t columns, const char
   if (std::accumulate(sums, sums + kSums, T(0)) == T(0)) return;
   for (int64_t i = 0; i < n; ++i)
     PCT_VALUE_CHECK(std::isfinite(values[i]), op, ": ", name, " holds NaN or infinity, first in row ", i / columns,
-                    "; drop such rows, for instance with xyz[xyz.isfinite().all(1)]");
+                    "; drop such rows, for instance with ", name, "[", name, ".isfinite()", columns > 1 ? ".all(1)]" : "]");
 }
 
 }  // namespace pct

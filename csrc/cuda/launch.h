@@ -61,6 +61,15 @@ class OnDeviceOf {
 
 #endif  // PCT_CUDA_EMULATION
 
+// One number from the device: waits for the stream. Only where the size of a result depends on it.
+template <class T>
+T read_back(const T* value, cudaStream_t stream) {
+  T number;
+  check_cuda(cudaMemcpyAsync(&number, value, sizeof(T), cudaMemcpyDeviceToHost, stream), "reading a size", __LINE__);
+  check_cuda(cudaStreamSynchronize(stream), "reading a size", __LINE__);
+  return number;
+}
+
 inline int blocks_for(int64_t items, int64_t per_block) {
   const int64_t blocks = (items + per_block - 1) / per_block;
   PCT_CHECK(blocks <= 0x7fffffff, "a launch of ", blocks, " blocks is more than CUDA allows");

@@ -113,20 +113,24 @@ __global__ void scan_tiles_kernel(uint32_t* __restrict__ values, int64_t n, cons
 
 }  // namespace
 
+void sum_before(const Tensor& values, cudaStream_t stream) {
+  const int64_t n = values.numel(), tiles = (n + kScanTile - 1) / kScanTile;
+  if (n == 0) return;
+  const Tensor sums = empty({tiles}, int32(), values);
+  PCT_LAUNCH(sum_tiles_kernel, blocks_for(n, kScanTile), kScanThreads, 0, stream, words(values), n, words(sums));
+  PCT_LAUNCH(scan_sums_kernel, 1, kScanThreads, 0, stream, words(sums), tiles);
+  PCT_LAUNCH(scan_tiles_kernel, blocks_for(n, kScanTile), kScanThreads, 0, stream, words(values), n, words(sums));
+}
+
 SortedKeys stable_sort(Tensor keys, int bits, cudaStream_t stream) {
   const int64_t n = keys.numel(), shares = (n + kWarpKeys - 1) / kWarpKeys;
-  const int64_t counters = shares * kDigits, tiles = (counters + kScanTile - 1) / kScanTile;
   Tensor rows = empty({n}, int32(), keys), other_keys = empty({n}, int32(), keys), other_rows = empty({n}, int32(), keys);
-  Tensor counts = empty({counters}, int32(), keys), sums = empty({tiles}, int32(), keys);
+  const Tensor counts = empty({shares * kDigits}, int32(), keys);
   if (n == 0) return {std::move(keys), std::move(rows)};
   for (int shift = 0; shift == 0 || shift < bits; shift += kDigitBits) {
     PCT_LAUNCH(count_digits_kernel, blocks_for(shares, kWarps), kThreads, 0, stream, words(keys), n, shift, shares,
                words(counts));
-    PCT_LAUNCH(sum_tiles_kernel, blocks_for(counters, kScanTile), kScanThreads, 0, stream, words(counts), counters,
-               words(sums));
-    PCT_LAUNCH(scan_sums_kernel, 1, kScanThreads, 0, stream, words(sums), tiles);
-    PCT_LAUNCH(scan_tiles_kernel, blocks_for(counters, kScanTile), kScanThreads, 0, stream, words(counts), counters,
-               words(sums));
+    sum_before(counts, stream);
     PCT_LAUNCH(move_keys_kernel, blocks_for(shares, kWarps), kThreads, 0, stream, words(keys),
                shift == 0 ? nullptr : words(rows), n, shift, shares, words(counts), words(other_keys), words(other_rows));
     std::swap(keys, other_keys);

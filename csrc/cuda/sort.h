@@ -16,4 +16,7 @@ inline uint32_t* words(const Tensor& tensor) { return reinterpret_cast<uint32_t*
 // Least significant digit first, over the lowest `bits` bits of n < 2^31 keys. `keys` is int32 storage and is used up.
 SortedKeys stable_sort(Tensor keys, int bits, cudaStream_t stream);
 
+// Replaces every value by the sum of those before it, modulo 2^32. `values` is int32 storage.
+void sum_before(const Tensor& values, cudaStream_t stream);
+
 }  // namespace pct

@@ -10,11 +10,15 @@ from pctransformer.ops.ball_query import ball_query
 from pctransformer.ops.curves import hilbert_code, morton_code
 from pctransformer.ops.grouping import gather, group, interpolate
 from pctransformer.ops.knn import knn
+from pctransformer.ops.overlap import box_iou, box_nms, points_in_boxes
 from pctransformer.ops.sampling import farthest_point_sample
 from pctransformer.ops.segments import scatter, scatter_softmax, segment, segment_softmax
+from pctransformer.ops.voxels import voxelize
 
 __all__ = [
     "ball_query",
+    "box_iou",
+    "box_nms",
     "farthest_point_sample",
     "gather",
     "group",
@@ -22,9 +26,11 @@ __all__ = [
     "interpolate",
     "knn",
     "morton_code",
+    "points_in_boxes",
     "ragged_attention",
     "scatter",
     "scatter_softmax",
     "segment",
     "segment_softmax",
+    "voxelize",
 ]

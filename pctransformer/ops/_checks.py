@@ -80,6 +80,18 @@ def search(
     same_clouds(offsets_, "offsets", query_offsets, "query_offsets")
 
 
+def boxes(value: Tensor, name: str = "boxes") -> None:
+    """Packed boxes (M, 7) float32."""
+    tensor(value, name)
+    if value.dim() != 2 or value.shape[1] != 7:
+        raise ValueError(
+            f"{name} must be (M, 7), x, y, z of the centre, dx, dy, dz, heading, got {_describe(value)}; velocities,"
+            " labels and scores travel apart, and boxes of several clouds are packed"
+        )
+    if value.dtype != torch.float32 and not torch.is_autocast_enabled(value.device.type):
+        raise TypeError(f"{name} must be float32, got {_describe(value)}; convert with .float()")
+
+
 def index(value: Tensor, like: Tensor, name: str = "index", like_name: str = "features") -> None:
     """Row indices, int64, -1 for none."""
     tensor(value, name)

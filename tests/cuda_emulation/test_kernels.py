@@ -19,6 +19,7 @@ import pctransformer.ops  # noqa: F401  registers torch.ops.pctransformer
 from tests.cuda_emulation import build
 from tests.cuda_emulation.conftest import SCHEDULES
 from tests.ops import test_attention as attention
+from tests.ops.boxes import cars, hostile_boxes
 from tests.ops.clouds import RAGGED_SIZES, hostile, offsets_of, ragged
 
 Cases = Iterator[tuple[str, tuple[Any, ...]]]
@@ -139,6 +140,57 @@ def curve_code() -> Cases:
                 yield f"{n} cells of {bits} bits, {dtype}", (cells, bits)
 
 
+# ---- boxes -----------------------------------------------------------------------------------------------------------
+def boxes() -> Iterator[tuple[str, Tensor]]:
+    yield "cars", cars(70, span=5)
+    yield from hostile_boxes(40).items()
+
+
+def points_in_boxes() -> Cases:
+    for name, values in boxes():
+        sizes = [len(values) // 2, 0, len(values) - len(values) // 2]
+        xyz = values[torch.arange(300) % len(values), :3] + 0.8 * ragged([300])[0]
+        yield name, (xyz, offsets_of([100, 0, 200]), values, offsets_of(sizes))
+    yield "no boxes", (xyz, offsets_of([300]), torch.zeros(0, 7), offsets_of([0]))
+    yield "no points", (xyz[:0], offsets_of([0, 0]), values, offsets_of([len(values), 0]))
+    yield "no clouds", (xyz[:0], offsets_of([]), values[:0], offsets_of([]))
+
+
+def box_iou() -> Cases:
+    for name, values in boxes():
+        for bird_eye in (False, True):
+            yield f"{name}, bird_eye {bird_eye}", (values, values[:21].flip(0), False, bird_eye)
+        yield f"{name}, aligned", (values, values.flip(0), True, False)
+    yield "none", (values[:0], values, False, True)
+
+
+def box_nms() -> Cases:
+    for name, values in boxes():
+        n = len(values)
+        scores = torch.randint(-3, 4, (n,), generator=torch.Generator().manual_seed(n)) * 0.5
+        offsets, labels = offsets_of([5, 0, 1, n - 6]), torch.arange(n) % 2
+        for threshold, classes, most, bird_eye in [(0.1, None, n, True), (0.5, labels, n, False), (0.0, None, 3, True)]:
+            yield f"{name}, threshold {threshold}", (values, offsets, scores, classes, threshold, most, bird_eye)
+    values = cars(330, span=12)  # more boxes behind a chunk than a block has threads
+    yield "one large cloud", (values, offsets_of([330]), torch.arange(330) % 50 * 0.1, None, 0.1, 100, True)
+    yield "no boxes", (values[:0], offsets_of([0, 0]), torch.zeros(0), None, 0.1, 5, True)
+    yield "no clouds", (values[:0], offsets_of([]), torch.zeros(0), None, 0.1, 5, True)
+
+
+# ---- voxels ----------------------------------------------------------------------------------------------------------
+def voxelize() -> Cases:
+    grids = {
+        "some cells": (-2.0, -1.6, -1.0, 0.5, 0.4, 0.25, 8, 10, 16),
+        "one cell": (-4.0, -4.0, -4.0, 8.0, 8.0, 8.0, 1, 1, 1),
+        "beyond 32 bits": (-4.0, -4.0, -4.0, 1e-5, 1e-5, 1e-4, 800_000, 800_000, 80_000),
+        "nothing inside": (1e7, 1e7, 1e7, 1.0, 1.0, 1.0, 4, 4, 4),
+    }
+    for name, xyz, offsets in clouds():
+        for grid, numbers in grids.items():
+            for max_points, max_voxels in [(1000, 1000), (2, 1000), (3, 7)]:
+                yield f"{name}, {grid}, {max_points}, {max_voxels}", (xyz, offsets, *numbers, max_points, max_voxels)
+
+
 # ---- segments --------------------------------------------------------------------------------------------------------
 def runs() -> Iterator[tuple[str, Tensor, Tensor, Tensor | None]]:
     """Values in runs, or in an order in which some rows are in no segment; on both sides of what counts as long."""
@@ -239,6 +291,10 @@ OPERATORS = {
     "weighted_gather": Operator(weighted_gather),
     "morton_code": Operator(curve_code),
     "hilbert_code": Operator(curve_code),
+    "points_in_boxes": Operator(points_in_boxes),
+    "box_iou": Operator(box_iou),
+    "box_nms": Operator(box_nms),
+    "voxelize": Operator(voxelize),
     "sort_index": Operator(sort_index),
     "segment_sum": Operator(segment_sum),  # equal for long segments too: sums of eighths are exact
     "segment_spread": Operator(segment_spread),
@@ -330,6 +386,42 @@ def test_ball_query_never_finds_nan_and_a_nan_query_finds_nothing(emulation, n):
     for q in range(40):
         expected = [] if q in (3, 20) else first if q < 30 else second
         assert index[q].tolist() == (expected + [-1] * 600)[:600]
+
+
+def test_boxes_that_are_none(emulation):
+    """A box with NaN, infinity or a negative size holds nothing, overlaps nothing and is not kept."""
+    values, ops = cars(50, span=2), emulation.operators
+    real = values.clone()
+    bad = torch.tensor([3, 4, 5, 40])
+    values[3, 0], values[4, 6], values[5, 3], values[40, 4] = torch.nan, torch.inf, -1, -torch.inf
+    good = torch.ones(50, dtype=torch.bool).index_fill(0, bad, False).nonzero()[:, 0]
+    iou, expected = ops.box_iou(values, values, False, False), ops.box_iou(real, real, False, False)
+    assert (iou[bad] == 0).all()
+    assert (iou[:, bad] == 0).all()
+    assert torch.equal(iou[good][:, good], expected[good][:, good])
+    scores = torch.rand(50, generator=torch.Generator().manual_seed(0))
+    scores[7] = torch.nan
+    kept, _ = ops.box_nms(values, offsets_of([50]), scores, None, 0.1, 50, True)
+    allowed = good[good != 7]
+    fewer, _ = torch.ops.pctransformer.box_nms(
+        real[allowed], offsets_of([len(allowed)]), scores[allowed], None, 0.1, 50, True
+    )
+    assert torch.equal(kept, allowed[fewer])
+    found = ops.points_in_boxes(real[:, :3].contiguous(), offsets_of([50]), values, offsets_of([50]))
+    assert not torch.isin(found, bad).any()
+    nowhere = torch.full((2, 3), torch.nan)
+    assert ops.points_in_boxes(nowhere, offsets_of([2]), values, offsets_of([50])).tolist() == [-1, -1]
+
+
+def test_nan_is_in_no_voxel(emulation):
+    xyz, offsets = ragged([50, 30])
+    xyz[3], xyz[60, 1], xyz[7, 0] = torch.nan, torch.inf, -torch.inf
+    _, ends, index, counts = emulation.operators.voxelize(
+        xyz, offsets, -50.0, -50.0, -50.0, 100.0, 100.0, 100.0, 1, 1, 1, 80, 80
+    )
+    assert index[[3, 7, 60]].tolist() == [-1, -1, -1]
+    assert counts.tolist() == [48, 29]
+    assert ends.tolist() == [0, 1, 2]
 
 
 def test_coordinates_outside_the_window_count_as_its_border(emulation):

@@ -13,6 +13,7 @@ from pctransformer.ops.reference.ball_query import ball_query
 from pctransformer.ops.reference.curves import hilbert_code, morton_code
 from pctransformer.ops.reference.grouping import gather, gather_backward, gather_dot, group, weighted_gather
 from pctransformer.ops.reference.knn import knn
+from pctransformer.ops.reference.overlap import box_iou, box_nms, points_in_boxes
 from pctransformer.ops.reference.sampling import farthest_point_sample
 from pctransformer.ops.reference.segments import (
     segment_max,
@@ -23,6 +24,7 @@ from pctransformer.ops.reference.segments import (
     segment_sum,
     sort_index,
 )
+from pctransformer.ops.reference.voxels import voxelize
 
 OPERATORS: dict[str, Callable[..., Any]] = {
     function.__name__: function
@@ -37,6 +39,10 @@ OPERATORS: dict[str, Callable[..., Any]] = {
         weighted_gather,
         morton_code,
         hilbert_code,
+        points_in_boxes,
+        box_iou,
+        box_nms,
+        voxelize,
         sort_index,
         segment_sum,
         segment_spread,
