@@ -50,14 +50,14 @@ class Backbone:
     """Channels of tokens."""
     depth: int = 4
     """Blocks."""
-    num_patches: int = 64
+    num_patches: int = 32
     """Tokens of a shape."""
-    patch_size: int = 16
+    patch_size: int = 32
     """Points that a token is made of."""
     widths: tuple[int, int] = (16, 32)
     """Channels of the layers that make tokens of patches."""
-    pool: Literal["mean", "max"] = "mean"
-    """How tokens become one vector."""
+    pool: Literal["mean", "max", "max_mean"] = "max_mean"
+    """How tokens become one vector; `max_mean` is both, without which attention learns more slowly than others."""
     block: Literal["transformer", "published"] = "transformer"
     """`transformer` puts every mixer in the place of attention and leaves all else alone; `published` takes the whole
     block that a mixer was published in."""
@@ -82,7 +82,7 @@ class Config:
     backbone: Backbone = field(default_factory=Backbone)
     data: DataSettings = field(default_factory=lambda: DataSettings(num_points=1024))
     optimization: SupervisedOptimization = field(
-        default_factory=lambda: SupervisedOptimization(epochs=18, lr=2e-3, ema=0.99)
+        default_factory=lambda: SupervisedOptimization(epochs=8, batch_size=16, warmup_epochs=1.0, ema=0.99)
     )
 
 
