@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,21 +24,31 @@ CLASSES = ("bowl", "cup", "vase")
 PARTS = ("bowl/foot", "bowl/wall", "cup/wall", "cup/handle", "vase/body", "vase/foot", "vase/neck")
 
 
+PCT = {"dim": 16, "width": 32, "tokens": [32, 16], "k": 8}
+
+
 def write_checkpoint(
-    path: Path, *, normals: bool = False, precision: str = "float32", seed: int = 0, **changes: Any
+    path: Path,
+    *,
+    name: str = "pct",
+    options: Mapping[str, Any] = PCT,
+    normals: bool = False,
+    precision: str = "float32",
+    seed: int = 0,
+    **changes: Any,
 ) -> Path:
     """`path` with random weights; `changes` replace what it says about itself."""
     settings = ClassificationTraining(
-        model="pct",
+        model=name,
         data=DataSettings(num_points=64, eval_points=48, normals=normals),
         optimization=SupervisedOptimization(precision=precision),  # type: ignore[arg-type]
     )
-    options = {"in_channels": 6 if normals else 3, "dim": 16, "width": 32, "tokens": [32, 16], "k": 8}
+    made = {"in_channels": 6 if normals else 3, **options}
     torch.manual_seed(seed)
-    model = create_model("pct", num_classes=len(CLASSES), **options)
+    weights = create_model(name, num_classes=len(CLASSES), **made).state_dict()
     about = {
         "task": "classification",
-        "model": {"name": "pct", "options": options, "num_classes": len(CLASSES)},
+        "model": {"name": name, "options": made, "num_classes": len(CLASSES)},
         "class_names": list(CLASSES),
         "settings": to_json(settings),
         "epoch": 7,
@@ -46,7 +57,7 @@ def write_checkpoint(
         **changes,
     }
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_tensors(path, {**model.state_dict(), "training/step": torch.tensor(5)}, about)
+    write_tensors(path, {**weights, "training/step": torch.tensor(5)}, about)
     return path
 
 

@@ -44,7 +44,7 @@ def run(config: Config) -> int:
     from pctransformer.training.checkpoint import find_checkpoint
     from pctransformer.visualization.attention import attention_figure, half_of_weight, heat
     from pctransformer.visualization.clouds import heat_colors
-    from pctransformer.visualization.rollout import attention_layers, attention_rollout, layer_attention
+    from pctransformer.visualization.rollout import attention_layers, attention_rollout, layer_attention, passed_over
 
     check_free(config.out)
     checkpoint = find_checkpoint(config.model)
@@ -81,6 +81,8 @@ def run(config: Config) -> int:
     )  # fmt: skip
     print(f"{config.file}: {prediction.label} {prediction.probability:.1%}")
     print(f"half of the attention is on {half_of_weight(rolled_out):.0%} of {len(sample)} points")
+    if others := passed_over(predictor.model, maps):
+        print(f"not in it, since tokens mix there without weights of pairs: {', '.join(others)}")
     print(f"{name}.png and {name}.ply: {folder}")
     return 0
 

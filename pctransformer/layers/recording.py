@@ -130,9 +130,13 @@ def record_attention(model: nn.Module) -> Iterator[list[AttentionMap]]:
     """Record the weights of all attention and pooling layers of a model while the block runs.
 
     Recorded layers compute their weights explicitly instead of in a fused kernel: their outputs agree to float
-    tolerance, and cost time and memory. Layers that nobody records cost nothing more than a look at an empty tuple.
-    Blocks may be nested, of one model too: each gets its own maps. A block that ends by an error is closed like any
-    other.
+    tolerance, and cost time and memory. Packed sequences are laid side by side for it, filled up to the longest, since
+    a map holds all of them in one tensor; rows in the maps are those of the packed tokens. Layers that nobody records
+    cost nothing more than a look at an empty tuple. Blocks may be nested, of one model too: each gets its own maps. A
+    block that ends by an error is closed like any other.
+
+    Layers that mix tokens in other ways than by weights of pairs have no maps: MLPs along the tokens, recurrent layers,
+    shifts. `pctransformer.visualization.rollout.passed_over` names them.
 
     Args:
         model: any module; its layers are found by type.

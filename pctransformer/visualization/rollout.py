@@ -10,8 +10,9 @@ points, maps are multiplied; a token vector v over what came out of a layer beco
 - Attention among tokens counts half, (M + 1) / 2: the other half stays where it is, since every attention layer is
   added to its input (Abnar and Zuidema, Quantifying attention flow in transformers, 2020, section 3).
 - Layers that make coarse tokens of fine ones, and the last pooling, count in full: nothing goes past them.
-- Attention to learned memory slots mixes no tokens, and is passed over; so are layers that are not recorded, for
-  instance mixers whose weights belong to places, and skips that reach over several layers.
+- Attention to learned memory slots is no attention among tokens, and is passed over, as if each token kept to itself
+  there; so are layers that are not recorded, for instance mixers whose weights belong to places, and skips that reach
+  over several layers. `passed_over` names the mixers: where there are any, tokens saw more than the weights tell.
 
 Heads count alike. It is a picture of where information could flow, not of what made the decision: values, perceptrons
 and signs are not in it.
@@ -23,8 +24,9 @@ import dataclasses
 from collections.abc import Sequence
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from pctransformer.layers.mixers.mixer import Mixer
 from pctransformer.layers.recording import AttentionMap
 
 
@@ -118,7 +120,7 @@ def point(maps: Sequence[AttentionMap], row: int, xyz: Tensor) -> Source:
 
 # ---- down ------------------------------------------------------------------------------------------------------------
 def attention_rollout(maps: Sequence[AttentionMap], source: Source, num_points: int) -> Tensor:
-    """How much of each point is in a token, all layers together.
+    """How much of each point is in a token, all layers together but for those `passed_over`.
 
     Args:
         maps: of one call of a model, in the order in which its layers ran.
@@ -161,6 +163,24 @@ def layer_attention(maps: Sequence[AttentionMap], layer: int, source: Source, nu
 def attention_layers(maps: Sequence[AttentionMap]) -> list[int]:
     """Indices of the maps that are attention of tokens among themselves."""
     return [i for i, found in enumerate(maps) if found.keys == "tokens"]
+
+
+def passed_over(model: nn.Module, maps: Sequence[AttentionMap]) -> list[str]:
+    """Token mixers of a model that left no map of tokens among themselves: `attention_rollout` knows nothing of them.
+
+    Args:
+        model: of which maps were recorded.
+        maps: of one call.
+
+    Returns:
+        names, in the order of the model's layers.
+    """
+    seen = {found.layer for found in maps if found.keys == "tokens"}
+    return [
+        name
+        for name, layer in model.named_modules()
+        if isinstance(layer, Mixer) and not any(f"{one}.".startswith(f"{name}.") for one in seen)
+    ]
 
 
 def _down(maps: Sequence[AttentionMap], source: Source, num_points: int, attention: dict[int, float]) -> Tensor:

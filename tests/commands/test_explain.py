@@ -54,6 +54,15 @@ def test_picture_and_points_say_what_the_maps_say(run, cup, capsys):
     np.testing.assert_allclose(colours / colours.max() * shown.max(), shown, atol=0.02)
 
 
+def test_layers_without_weights_of_pairs_are_named(tmp_path, cup, capsys):
+    options = {"dim": 16, "depth": 2, "num_patches": 8, "patch_size": 4, "widths": [8, 8], "mixer": "lstm"}
+    path = write_checkpoint(tmp_path / "checkpoints" / "best.safetensors", name="patch_mixer", options=options)
+    assert explain(cup, "--model", path, "--out", tmp_path / "out") == 0
+    out, _ = capsys.readouterr()
+    mixers = ", ".join(f"encoder.layers.{i}.parts.0.mixer" for i in (0, 1))
+    assert f"not in it, since tokens mix there without weights of pairs: {mixers}\n" in out
+
+
 def test_from_a_point(run, cup, tmp_path):
     """The same picture but for the source: another point, other weights."""
     weights = []

@@ -1,7 +1,9 @@
 import pytest
 import torch
+from torch import nn
 
 from pctransformer.layers.mixers import list_mixers
+from pctransformer.layers.mixers.resmlp import Affine, fold
 from pctransformer.layers.recording import record_attention
 from pctransformer.models import create_model
 from pctransformer.models.cost import cost
@@ -84,6 +86,16 @@ def test_blocks_and_options():
     assert heads.shape == (4, 8, 8)
     with pytest.raises(ValueError, match="did you mean 'resmlp'"):
         small(mixer="res_mlp")
+
+
+def test_resmlp_folds_in_the_whole_network():
+    model = small(mixer="resmlp", block="published").eval()
+    for parameter in model.encoder.parameters():
+        nn.init.normal_(parameter, std=0.3)
+    plain = model(clouds())
+    model.encoder.layers = nn.ModuleList(map(fold, model.encoder.layers))
+    assert not any(isinstance(module, Affine) for module in model.modules())
+    torch.testing.assert_close(model(clouds()), plain, rtol=1e-4, atol=1e-5)
 
 
 def test_costs_differ_by_the_mixer():

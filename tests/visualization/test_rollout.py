@@ -14,6 +14,7 @@ from pctransformer.visualization.rollout import (
     attention_rollout,
     class_token,
     layer_attention,
+    passed_over,
     point,
     pooled_vector,
 )
@@ -75,6 +76,25 @@ def test_memory_slots_are_passed_over():
     maps = [*FOUR_POINTS[:2], dense([[0.2, 0.8, 0, 0], [0, 0, 0, 1]], "memory"), *FOUR_POINTS[2:]]
     expected = attention_rollout(FOUR_POINTS, pooled_vector(FOUR_POINTS), 4)
     assert torch.equal(attention_rollout(maps, pooled_vector(maps), 4), expected)
+
+
+@pytest.mark.parametrize(
+    ("mixer", "seen"),
+    [
+        ("self_attention", True),
+        ("pct_attention", True),
+        ("mlp_mixer", False),
+        ("lstm", False),
+        ("external_attention", False),
+    ],
+)
+def test_mixers_without_maps_of_tokens_are_named(mixer, seen):
+    model = small("patch_mixer", mixer=mixer).eval()
+    with torch.no_grad(), record_attention(model) as maps:
+        model(torch.randn(1, 40, 3, generator=torch.Generator().manual_seed(0)))
+    names = [f"encoder.layers.{i}.parts.0.mixer" for i in (0, 1)]
+    assert passed_over(model, maps) == ([] if seen else names)
+    assert passed_over(small("npct"), maps) == []
 
 
 def test_a_layer_that_gives_nothing():

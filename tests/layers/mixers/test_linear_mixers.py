@@ -165,6 +165,8 @@ def test_gmlp_starts_as_a_feed_forward_layer():
     mixer = create_mixer("gmlp", dim=DIM, num_tokens=K)
     x = torch.randn(3, K, DIM)
     torch.testing.assert_close(mixer(x), mixer.f2(gelu(mixer.f1(x))[..., :DIM]), rtol=1e-4, atol=1e-4)
+    assert 0 < mixer.gate.linear.weight.abs().max() < 1e-5
+    assert (mixer.gate.linear.bias == 1).all()
     with pytest.raises(ValueError, match="is odd, 9"):
         create_mixer("gmlp", dim=9, num_tokens=K, expansion=1)
 

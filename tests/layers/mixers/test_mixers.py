@@ -55,6 +55,14 @@ class TestEveryMixer:
         difference = (layer(changed) - layer(tokens)).abs().amax(2)
         assert (difference[:, [3, 5]] > 1e-6).all()
 
+    def test_order_matters_where_weights_belong_to_places(self, name):
+        """And along a curve, but not to attention of any kind, nor to the mean: these take tokens as a set."""
+        layer, tokens = mixer(name), patches()
+        order = torch.tensor([3, 0, 8, 1, 7, 2, 6, 5, 4])
+        difference = (layer(tokens[:, order]) - layer(tokens)[:, order]).abs().max().item()
+        is_a_set = "attention" in mixer_info(name).family or name == "mean_pool"
+        assert difference < 1e-4 if is_a_set else difference > 1e-2
+
     def test_patches_do_not_see_each_other(self, name):
         layer, tokens = mixer(name), patches()
         together = layer(tokens)
