@@ -265,7 +265,7 @@ def _encoder(
 
 def _shares(depths: Sequence[int], drop_path: float) -> list[list[float]]:
     """For the blocks of each level the share of dropped paths, which grows from the first block to the last."""
-    shares = torch.linspace(0, drop_path, sum(depths)).tolist()
+    shares = torch.linspace(0, drop_path, sum(depths), device="cpu").tolist()
     return [shares[end - depth : end] for depth, end in zip(depths, accumulate(depths))]
 
 

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from pctransformer.models.segmenter import Segmenter
 
 Task = Literal["classification", "segmentation", "pretraining"]
+Graph = Literal["whole", "pieces"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,6 +35,9 @@ class ModelInfo:
         task: "classification" gives logits of clouds (a `Classifier`), "segmentation" of points (a `Segmenter`);
             "pretraining" learns without labels (a `Pretraining`) what a classifier starts from, whose name it has with
             `_pretraining` behind; so may a `Segmenter`, which has that name with `_seg` behind.
+        graph: "whole": in evaluation and for clouds of equal sizes, `torch.compile(fullgraph=True)` takes the model as
+            one graph, and `torch.export` too but for pretraining. "pieces": `torch.compile` breaks the graph where
+            sizes depend on coordinates, and there is nothing to export.
     """
 
     name: str
@@ -42,6 +46,7 @@ class ModelInfo:
     source: str
     public_weights: str = ""
     task: Task = "classification"
+    graph: Graph = "whole"
 
 
 _PCT = "Guo et al., PCT: Point Cloud Transformer, 2021, arXiv:2012.09688"
@@ -175,6 +180,7 @@ _MODELS = {
             "point_transformer_v3",
             "attention in patches of space-filling curves",
             _POINT_TRANSFORMER_V3,
+            graph="pieces",
         ),
         ModelInfo(
             "point_transformer_v3_seg",
@@ -182,6 +188,7 @@ _MODELS = {
             "attention in patches of space-filling curves, for points",
             _POINT_TRANSFORMER_V3,
             task="segmentation",
+            graph="pieces",
         ),
         ModelInfo(
             "point_transformer_v3_small_seg",
@@ -189,15 +196,21 @@ _MODELS = {
             "Point Transformer V3 for points, three narrow levels for training on a CPU",
             _POINT_TRANSFORMER_V3,
             task="segmentation",
+            graph="pieces",
         ),
-        ModelInfo("pointnet2_ssg", "pointnet2", "PointNet++, single-scale grouping", _POINTNET2, _YANX27),
-        ModelInfo("pointnet2_msg", "pointnet2", "PointNet++, multi-scale grouping", _POINTNET2, _YANX27),
+        ModelInfo(
+            "pointnet2_ssg", "pointnet2", "PointNet++, single-scale grouping", _POINTNET2, _YANX27, graph="pieces"
+        ),
+        ModelInfo(
+            "pointnet2_msg", "pointnet2", "PointNet++, multi-scale grouping", _POINTNET2, _YANX27, graph="pieces"
+        ),
         ModelInfo(
             "pointnet2_small_seg",
             "pointnet2",
             "PointNet++ for points, of half the size for training on a CPU",
             _POINTNET2,
             task="segmentation",
+            graph="pieces",
         ),
         ModelInfo(
             "pointnet2_ssg_seg",
@@ -206,6 +219,7 @@ _MODELS = {
             _POINTNET2,
             f"{_YANX27}, num_categories=16",
             "segmentation",
+            graph="pieces",
         ),
         ModelInfo(
             "pointnet2_msg_seg",
@@ -214,6 +228,7 @@ _MODELS = {
             _POINTNET2,
             f"{_YANX27}, num_categories=16",
             "segmentation",
+            graph="pieces",
         ),
     )
 }
