@@ -2,7 +2,8 @@
 
 `open_dataset` opens any data set by one word. `folder_dataset` reads your own files, `modelnet_*` the four layouts of
 ModelNet, `shapenet_parts_*` and `scanobjectnn` those sets, `generated_shapes` needs no files at all. Each gives a
-`CloudDataset` of `Sample`s, which `collate` packs into a `PointBatch` with labels.
+`CloudDataset` of `Sample`s, which `collate` packs into a `PointBatch` with labels. For detection `kitti.kitti_scans`
+gives a `ScanDataset` of `Scan`s, points with boxes, which `scan_transforms` and `scan_recipes` change.
 """
 
 from pctransformer.datasets.files import FileFormatError, read_mesh, read_points, write_ply

@@ -60,16 +60,15 @@ class ObjectDatabase:
         """(k, 3 + c) points of object i, relative to the centre of its box."""
         return self.points[self.offsets[i] : self.offsets[i + 1]]
 
-    def choose(self, *, min_points: Mapping[str, int], hardest: int = 2) -> dict[str, np.ndarray]:
+    def choose(self, *, min_points: Mapping[str, int]) -> dict[str, np.ndarray]:
         """Rows of the objects of each class that are fit for pasting.
 
         Args:
-            min_points: class to the number of points that an object must have; other classes are left out.
-            hardest: of the difficulties 0, 1, 2; harder objects, and those of difficulty -1, are left out.
+            min_points: class to the number of points that an object must have; other classes, and objects of difficulty
+                -1, are left out.
         """
-        fit = (self.difficulty >= 0) & (self.difficulty <= hardest)
         return {
-            name: np.flatnonzero((self.types == name) & (self.num_points >= least) & fit)
+            name: np.flatnonzero((self.types == name) & (self.num_points >= least) & (self.difficulty >= 0))
             for name, least in min_points.items()
         }
 

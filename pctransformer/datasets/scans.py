@@ -46,6 +46,7 @@ class Scan:
 
 
 ScanTransform = Callable[[Scan, torch.Generator], Scan]
+_DRAWS = 100
 
 
 def in_box(points: np.ndarray, box: np.ndarray) -> np.ndarray:
@@ -99,7 +100,7 @@ class ScanDataset(torch.utils.data.Dataset[Scan]):
         transform: applied to each scan when it is fetched.
         seed: of the transform.
         only_with_boxes: instead of a scan that has no box of a class after the transform give another one, drawn at
-            random, for training; after as many draws as there are scans an empty one is given after all.
+            random, for training; after a hundred draws an empty one is given after all.
     """
 
     def __init__(
@@ -126,7 +127,7 @@ class ScanDataset(torch.utils.data.Dataset[Scan]):
             raise IndexError(f"index {index} is outside a data set of {len(self)} scans")
         index %= len(self)
         generator = generator_for(self.seed, int(self._epoch), index)
-        for _ in range(len(self)):
+        for _ in range(_DRAWS):
             scan = self._read(index)
             if self.transform is not None:
                 scan = self.transform(scan, generator)
