@@ -107,6 +107,7 @@ COMMANDS = {
         (
             "pctransformer evaluate-kitti training/label_2 detections",
             "pctransformer evaluate-kitti training/label_2 detections --frames ImageSets/val.txt --json results.json",
+            "pctransformer evaluate-kitti training/label_2 detections --picture curves.png",
         ),
     ),
     "prepare kitti": Command(

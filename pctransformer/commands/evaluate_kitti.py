@@ -22,10 +22,12 @@ class Config:
     """Folder of labels, one text file of 15 columns for each frame: `training/label_2`."""
     detections: Positional[Annotated[Path, arg(metavar="DETECTIONS")]]
     """Folder of detections, files of the same names with 16 columns; a frame without a file has no detections."""
-    frames: Annotated[Path | None, arg(metavar="FILE")] = None
+    frames: Annotated[Path | None, arg(metavar="PATH")] = None
     """Evaluate the frames that are named in this file, one a line, as in `ImageSets/val.txt`. By default all labels."""
-    json: Annotated[Path | None, arg(metavar="FILE")] = None
+    json: Annotated[Path | None, arg(metavar="PATH")] = None
     """Write all figures there: averages, curves, thresholds, counts."""
+    picture: Annotated[Path | None, arg(metavar="PATH")] = None
+    """Draw precision over recall of boxes in space there, as PNG, PDF or SVG."""
 
 
 def run(config: Config) -> int:
@@ -33,8 +35,11 @@ def run(config: Config) -> int:
     from pctransformer.atomic import replace_file
     from pctransformer.evaluation.kitti import evaluate_kitti
 
-    if config.json is not None and not config.json.parent.is_dir():
-        raise UserError(f"{config.json} cannot be written: there is no folder {config.json.parent}")
+    for path in (config.json, config.picture):
+        if path is not None and not path.parent.is_dir():
+            raise UserError(f"{path} cannot be written: there is no folder {path.parent}")
+    if config.picture is not None and config.picture.suffix not in (".png", ".pdf", ".svg"):
+        raise UserError(f"--picture must end in .png, .pdf or .svg, got {config.picture}")
     names = _frame_names(config)
     labels, detections, missing = _read(config, names)
     score = evaluate_kitti(labels, detections)
@@ -49,6 +54,11 @@ def run(config: Config) -> int:
     if config.json is not None:
         replace_file(config.json, (json.dumps({"missing": missing, **score.as_dict()}, indent=1) + "\n").encode())
         out.print(f"all figures: {config.json}")
+    if config.picture is not None:
+        from pctransformer.visualization.detection import precision_recall_figure
+
+        precision_recall_figure(score).savefig(config.picture, dpi=150)
+        out.print(f"precision over recall: {config.picture}")
     return 0
 
 

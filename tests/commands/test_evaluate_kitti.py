@@ -30,13 +30,14 @@ def run(folder, *options):
 
 
 def test_table_and_json(folders, capsys):
-    assert run(folders, "--json", folders / "out.json") == 0
+    assert run(folders, "--json", folders / "out.json", "--picture", folders / "curves.png") == 0
     text = capsys.readouterr().out
     assert "Car AP_R40@0.70, 0.70, 0.70:" in text
     assert "3d   AP: 2.5000, 2.5000, 2.5000" in text  # two of six cars, two thresholds
     assert "Car         easy              6        12.50" in text
     assert "3 frames, 2 detections" in text
     assert "1 of the frames have no file" in text
+    assert (folders / "curves.png").read_bytes().startswith(b"\x89PNG")
     written = json.loads((folders / "out.json").read_text())
     assert (written["frames"], written["missing"], written["detections"]) == (3, 1, 2)
     curve = next(c for c in written["curves"] if (c["class"], c["metric"], c["difficulty"]) == ("Car", "3d", "hard"))
@@ -64,6 +65,7 @@ def test_frames_of_a_split(folders, capsys):
         (lambda f: (f / "detections/000009.txt").write_text(""), [], "000009.txt has no labels in"),
         (lambda f: None, ["--frames", "nowhere.txt"], "nowhere.txt: there is no such file"),
         (lambda f: None, ["--json", "nowhere/out.json"], "there is no folder nowhere"),
+        (lambda f: None, ["--picture", "a.txt"], "--picture must end in .png, .pdf or .svg, got a.txt"),
         (lambda f: [p.unlink() for p in (f / "labels").glob("*")], [], "labels: there are no .txt files in it"),
         (lambda f: (f / "labels").rename(f / "other"), [], "labels: there is no such folder"),
     ],
