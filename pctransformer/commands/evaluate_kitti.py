@@ -73,6 +73,8 @@ def _files(folder: Path, what: str) -> set[str]:
 
 def _frame_names(config: Config) -> list[str]:
     """The frames to evaluate, sorted, each of which has labels."""
+    from pctransformer.datasets.kitti.frames import read_names
+
     labelled = _files(config.labels, "labels")
     detected = _files(config.detections, "detections")
     if config.frames is None:
@@ -83,13 +85,10 @@ def _frame_names(config: Config) -> list[str]:
                 f" {len(strange) - 1} others; are these the labels of the same frames?"
             )
         return sorted(labelled)
-    if not config.frames.is_file():
-        raise UserError(f"{config.frames}: there is no such file; it should name one frame a line")
-    names = sorted(set(config.frames.read_text().split()))
+    names = sorted(set(read_names(config.frames)))
     absent = [name for name in names if name not in labelled]
-    if not names or absent:
-        found = f"frame {absent[0]!r}, which has no labels in {config.labels}" if names else "no frames"
-        raise UserError(f"{config.frames} names {found}; it should name one frame a line, like 000134")
+    if absent:
+        raise UserError(f"{config.frames} names frame {absent[0]!r}, which has no labels in {config.labels}")
     return names
 
 

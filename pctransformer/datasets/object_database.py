@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import io
 import json
-import zipfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
@@ -13,8 +12,12 @@ import numpy as np
 
 from pctransformer.atomic import replace_file
 from pctransformer.datasets.files import FileFormatError
+from pctransformer.datasets.formats.tables import read_npz_arrays
 
-_ARRAYS = ("points", "offsets", "boxes", "types", "difficulty", "frames")
+_DTYPES: dict[str, type] = {
+    "points": np.float32, "offsets": np.int64, "boxes": np.float32,
+    "types": np.str_, "difficulty": np.int64, "frames": np.str_,
+}  # fmt: skip
 _VERSION = 1
 
 
@@ -84,7 +87,7 @@ class ObjectDatabase:
     def save(self, path: str | Path) -> None:
         """Write one .npz of plain arrays; the file appears as a whole or not at all."""
         buffer = io.BytesIO()
-        arrays = {name: getattr(self, name) for name in _ARRAYS}
+        arrays = {name: getattr(self, name) for name in _DTYPES}
         np.savez(buffer, about=np.array(json.dumps({"object_database": _VERSION})), **arrays)
         replace_file(path, buffer.getvalue())
 
@@ -98,13 +101,13 @@ class ObjectDatabase:
         path = Path(path)
         if not path.is_file():
             raise FileFormatError(path, "there is no such file; `pctransformer prepare kitti FOLDER` writes it")
+        arrays = read_npz_arrays(path, ("about", *_DTYPES))
         try:
-            with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
-                version = json.loads(str(arrays["about"]))["object_database"]
-                if version != _VERSION:
-                    raise ValueError(f"version {version}, not {_VERSION}")
-                return ObjectDatabase(**{name: arrays[name] for name in _ARRAYS})
-        except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
+            version = json.loads(str(arrays.pop("about")))["object_database"]
+            if version != _VERSION:
+                raise ValueError(f"version {version}, not {_VERSION}")
+            return ObjectDatabase(**{name: arrays[name].astype(dtype, copy=False) for name, dtype in _DTYPES.items()})
+        except (ValueError, KeyError, TypeError, IndexError) as error:
             raise FileFormatError(path, f"this is no database of objects: {error}") from None
 
 

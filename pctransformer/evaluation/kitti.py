@@ -8,7 +8,7 @@ et al., 2019; KITTI's rule since October 2019), R11 that of every fourth of the 
 
 Recall steps that no threshold reaches count as 0, and there are no more thresholds than labels that count: with n < 41
 of them a perfect detector gets R40 = 2.5 (n - 1). So the number of these labels and the bound are reported beside every
-R40, and the area under the whole curve of precision over recall, which knows no such bound.
+R40, and all-point average precision, the area under the whole curve, which knows no such bound.
 
 Source: Geiger et al., 2012, and the C++ evaluator of KITTI's object development kit, version of 2017. One
 difference: where no detection counts at a threshold, precision is 0 here, and 0/0 there.
@@ -64,8 +64,8 @@ class Curve:
         precision: (41,) at recall 0, 1/40, ..., 1, each the largest from there on; 0 where no threshold was found.
         thresholds: (T,) scores, falling, T <= min(41, count).
         true_positives, false_positives, false_negatives: (T,) at each threshold.
-        area: under the curve with a threshold at every true positive, percent; NaN if nothing counts. For it each label
-            takes its detection with the highest score, and precision is made monotone, too.
+        all_point: average precision with a threshold at every true positive, the area under the curve, percent; NaN if
+            nothing counts. For it each label takes its detection of highest score; precision is made monotone, too.
     """
 
     class_name: str
@@ -78,7 +78,7 @@ class Curve:
     true_positives: np.ndarray
     false_positives: np.ndarray
     false_negatives: np.ndarray
-    area: float
+    all_point: float
 
     @property
     def r40(self) -> float:
@@ -105,7 +105,8 @@ class Curve:
         return {
             "class": self.class_name, "metric": self.metric, "difficulty": self.difficulty,
             "min_overlap": self.min_overlap, "R40": self.r40, "R11": self.r11,
-            "area": None if math.isnan(self.area) else self.area, "count": self.count, "R40_bound": self.r40_bound,
+            "all_point": None if math.isnan(self.all_point) else self.all_point,
+            "count": self.count, "R40_bound": self.r40_bound,
             "precision": self.precision.tolist(), "recall": self.recall.tolist(),
             "thresholds": self.thresholds.tolist(),
             "true_positives": self.true_positives.tolist(), "false_positives": self.false_positives.tolist(),
@@ -149,13 +150,13 @@ class KittiScore:
                     lines = [f"{name} {title}@{limits}:"]
                     lines += [f"{metric:4} AP: {self._row(name, metric, overlap, kind)}" for metric in METRICS]
                     blocks.append("\n".join(lines))
-        lines = ["class       difficulty  objects  R40 at most   area under the whole curve: bbox     bev      3d"]
+        lines = ["class       difficulty  objects  R40 at most   all-point AP: bbox     bev      3d"]
         for name in self.class_names:
             for difficulty in DIFFICULTIES:
                 curve = self.curves[name, "bbox", difficulty, "strict"]
-                areas = [self.curves[name, metric, difficulty, "strict"].area for metric in METRICS[:3]]
-                text = " ".join("       -" if math.isnan(area) else f"{area:8.4f}" for area in areas)
-                lines.append(f"{name:11} {difficulty:10} {curve.count:8} {curve.r40_bound:12.2f} {'':27}{text}")
+                averages = [self.curves[name, metric, difficulty, "strict"].all_point for metric in METRICS[:3]]
+                text = " ".join("       -" if math.isnan(value) else f"{value:8.4f}" for value in averages)
+                lines.append(f"{name:11} {difficulty:10} {curve.count:8} {curve.r40_bound:12.2f} {'':13}{text}")
         return "\n\n".join([*blocks, "\n".join(lines)])
 
     def _row(self, name: str, metric: Metric, overlap: str, kind: str) -> str:
@@ -260,13 +261,13 @@ class _Scene:
             pairs, np.array([-np.inf]), label_state, detection_state, may_be_false, "score"
         )
         thresholds = choose_thresholds(true, count)
-        area = _area(true, false, count)
+        all_point = _all_point(true, false, count)
         _, _, tp_fp_fn, similarity = self._counts(
             pairs, thresholds, label_state, detection_state, may_be_false, "overlap"
         )
         tp, fp, fn = tp_fp_fn
         rest = (thresholds, tp, fp, fn)
-        found = [Curve("", metric, "", limit, count, _steps(_ratio(tp, tp + fp)), *rest, area)]
+        found = [Curve("", metric, "", limit, count, _steps(_ratio(tp, tp + fp)), *rest, all_point)]
         if orientation:
             found.append(Curve("", "aos", "", limit, count, _steps(_ratio(similarity, tp + fp)), *rest, math.nan))
         return found
@@ -345,7 +346,7 @@ def _steps(values: np.ndarray) -> np.ndarray:
     return steps
 
 
-def _area(true_scores: np.ndarray, false_scores: np.ndarray, count: int) -> float:
+def _all_point(true_scores: np.ndarray, false_scores: np.ndarray, count: int) -> float:
     """Percent; detections of equal score come in together."""
     if not count:
         return math.nan

@@ -76,7 +76,10 @@ def test_faults_are_explained(folders, capsys, change, options, text):
     assert text in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(("names", "text"), [("", "names no frames"), ("000001 000777", "names frame '000777', which")])
+@pytest.mark.parametrize(
+    ("names", "text"),
+    [("", "val.txt: the file is empty"), ("../x", "found '../x'"), ("000001 000777", "names frame '000777', which")],
+)
 def test_a_file_of_frames_must_fit(folders, capsys, names, text):
     (folders / "val.txt").write_text(names)
     assert run(folders, "--frames", folders / "val.txt") == 2

@@ -131,8 +131,8 @@ def test_labels_as_detections(n):
         assert found.count == n
         assert found.r40 == pytest.approx(100 if n >= 41 else 2.5 * max(n - 1, 0), abs=1e-12)
         assert found.r40 == pytest.approx(found.r40_bound, abs=1e-12)
-    area = score.curves["Car", "3d", "easy", "strict"].area
-    assert math.isnan(area) if n == 0 else area == pytest.approx(100)
+    all_point = score.curves["Car", "3d", "easy", "strict"].all_point
+    assert math.isnan(all_point) if n == 0 else all_point == pytest.approx(100)
 
 
 def test_thresholds_never_exceed_41():
@@ -167,7 +167,7 @@ def test_a_curve_by_hand():
     np.testing.assert_allclose(found.precision, [1, 2 / 3, *[0] * 39])
     assert found.r40 == pytest.approx(100 * 2 / 3 / 40)
     assert found.r11 == pytest.approx(100 / 11)
-    assert found.area == pytest.approx(100 * (1 + 2 / 3) / 4)
+    assert found.all_point == pytest.approx(100 * (1 + 2 / 3) / 4)
     assert found.r40_bound == 7.5
 
 
@@ -226,7 +226,7 @@ def test_of_two_detections_of_one_car_one_is_false():
     rows = [("Car", 0, {"score": 0.9}), ("Car", 0.2, {"score": 0.8}), ("Car", 30, {"score": 0.7})]
     found = curve(cars(2), rows, "bev")
     np.testing.assert_array_equal(found.false_positives, [0, 1])
-    assert found.area == pytest.approx(100 * (1 + 2 / 3) / 2)
+    assert found.all_point == pytest.approx(100 * (1 + 2 / 3) / 2)
 
 
 def test_orientation_similarity():
@@ -261,7 +261,7 @@ def test_nothing_at_all():
 
 def test_no_detections_and_no_labels():
     assert curve(cars(3), []).r40 == 0
-    assert curve(cars(3), []).area == 0
+    assert curve(cars(3), []).all_point == 0
     assert curve([], cars(3)).r40 == 0
 
 
@@ -290,6 +290,6 @@ def test_the_table_and_json_say_the_same():
     assert "Car         easy              3         5.00" in text
     curves = score.as_dict()["curves"]
     assert len(curves) == len(CLASSES) * len(DIFFICULTIES) * 6
-    assert {(c["R40"], c["R40_bound"], c["area"]) for c in curves if c["class"] == "Car" and c["metric"] == "3d"} == {
-        (5.0, 5.0, 100.0)
-    }
+    assert {
+        (c["R40"], c["R40_bound"], c["all_point"]) for c in curves if c["class"] == "Car" and c["metric"] == "3d"
+    } == {(5.0, 5.0, 100.0)}

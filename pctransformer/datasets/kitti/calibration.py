@@ -102,12 +102,12 @@ def read_plane(path: str | Path, calibration: Calibration) -> np.ndarray:
         FileFormatError: the file is missing or its last line is not four numbers.
     """
     path = Path(path)
-    lines = [line for line in decode(read_bytes(path), path).splitlines() if line.strip()]
+    lines = decode(read_bytes(path), path).strip().splitlines() or [""]
     try:
         plane = np.array(lines[-1].split(), np.float64)
     except ValueError:
         plane = np.zeros(0)
-    if plane.shape != (4,) or not np.isfinite(plane).all():
+    if plane.shape != (4,) or not np.isfinite(plane).all() or not 0 < np.linalg.norm(plane[:3]) < np.inf:
         raise FileFormatError(path, f"the last line should be the four numbers of a plane, found {lines[-1][:60]!r}")
     plane = plane @ calibration.lidar_to_camera
     plane = plane / np.linalg.norm(plane[:3])

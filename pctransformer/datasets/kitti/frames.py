@@ -18,6 +18,7 @@ import numpy as np
 
 from pctransformer.atomic import replace_file
 from pctransformer.datasets.files import FileFormatError, read_points
+from pctransformer.datasets.formats.common import decode, read_bytes
 from pctransformer.datasets.kitti.boxes import lidar_boxes
 from pctransformer.datasets.kitti.calibration import (
     USUAL_IMAGE_SIZE,
@@ -94,7 +95,17 @@ def frame_names(folder: str | Path, split: str) -> list[str]:
         raise FileFormatError(
             path, f"there is no such file; it should list the frames of the split, one a line; {found}"
         )
-    names = path.read_text().split()
+    return read_names(path)
+
+
+def read_names(path: str | Path) -> list[str]:
+    """The names of frames in a file, one a line.
+
+    Raises:
+        FileFormatError: the file is missing or empty, or holds something else.
+    """
+    path = Path(path)
+    names = decode(read_bytes(path), path).split()
     strange = [name for name in names if not name.isalnum()]
     if not names or strange:
         found = f"found {strange[0][:40]!r}" if names else "it is empty"

@@ -118,6 +118,8 @@ def _from_rows(rows: list[list[str]], *, scores: bool) -> KittiObjects:
     bad = ~np.isfinite(values).all(axis=1)
     if bad.any():
         raise ValueError(f"object {int(np.flatnonzero(bad)[0]) + 1} has a number that is NaN or infinite")
+    if (np.abs(values[:, 1]) > 1000).any():
+        raise ValueError(f"occlusion, the third column, is a small whole number, found {values[:, 1].max():g}")
     return KittiObjects(
         types=np.array([row[0] for row in rows], dtype=np.str_),
         truncated=values[:, 0],

@@ -283,10 +283,10 @@ def test_broken_databases_are_refused(tmp_path):
         ObjectDatabase.load(path)
     for content in (b"", b"PK\x03\x04 nonsense", pickle.dumps(RAN.append)):
         path.write_bytes(content)
-        with pytest.raises(FileFormatError, match="this is no database of objects"):
+        with pytest.raises(FileFormatError, match=r"the file is empty|not a readable npz archive"):
             ObjectDatabase.load(path)
     np.savez(path, about=np.array([Malicious(RAN.append, 1)], dtype=object))
-    with pytest.raises(FileFormatError, match="this is no database of objects"):
+    with pytest.raises(FileFormatError, match=r"there is no array 'points'|never pickled objects"):
         ObjectDatabase.load(path)
     assert RAN == []
 
