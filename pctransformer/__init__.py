@@ -11,6 +11,7 @@ from typing import Any
 __version__ = "0.1.0"
 
 _MODULE_OF = {
+    "BoxBatch": "pctransformer.boxes",
     "BevMap": "pctransformer.voxels",
     "Grid": "pctransformer.voxels",
     "PointBatch": "pctransformer.points",
@@ -28,6 +29,7 @@ _MODULE_OF = {
 
 __all__ = [
     "BevMap",
+    "BoxBatch",
     "Grid",
     "PointBatch",
     "VoxelBatch",

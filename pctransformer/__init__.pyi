@@ -1,6 +1,7 @@
 from pctransformer import datasets as datasets
 from pctransformer import ops as ops
 from pctransformer import predict as predict
+from pctransformer.boxes import BoxBatch as BoxBatch
 from pctransformer.layers.mixers import create_mixer as create_mixer
 from pctransformer.layers.mixers import list_mixers as list_mixers
 from pctransformer.layers.recording import record_attention as record_attention
@@ -14,6 +15,7 @@ from pctransformer.voxels import VoxelBatch as VoxelBatch
 
 __all__ = [
     "BevMap",
+    "BoxBatch",
     "Grid",
     "PointBatch",
     "VoxelBatch",

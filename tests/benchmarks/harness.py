@@ -209,6 +209,7 @@ def bench(
                 "median_ms": median[name] * 1e3,
                 "min_ms": low * 1e3,
                 "cpu_per_wall": ratio,
+                "cpu_ms": statistics.median(busy[name]) * 1e3,
                 "threads": args.threads,
                 "device": args.device,
                 "malloc": args.malloc,
