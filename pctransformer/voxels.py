@@ -10,7 +10,7 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from pctransformer.ops import _checks, gather, scatter
+from pctransformer.ops import _checks, gather, scatter, voxelize
 from pctransformer.points import PointBatch
 
 _MOST_CELLS = 2**48  # so that the cells of thousands of grids can be numbered in int64
@@ -151,12 +151,8 @@ class OccupiedCells(NamedTuple):
 
 def occupied_cells(points: PointBatch, grid: Grid) -> OccupiedCells:
     """Which cells of a grid hold points. On CUDA this waits for the device, which knows how many there are."""
-    cells, inside = grid.cells(points.xyz.detach())
-    key = cell_key(torch.cat([points.batch_index[:, None], cells], 1), grid.shape)
-    rows = inside.nonzero()[:, 0]
-    found, of_row = torch.unique(key.index_select(0, rows), return_inverse=True)
-    cell_of_point = torch.full_like(key, -1).index_copy(0, rows, of_row)
-    return OccupiedCells(cells_of_key(found, grid.shape), offsets_of_key(found, len(points), grid.shape), cell_of_point)
+    voxels = voxelize(points.xyz, points.offsets, grid.low, grid.voxel_size, grid.shape)
+    return OccupiedCells(voxels.coordinates, voxels.offsets, voxels.point_voxel)
 
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)

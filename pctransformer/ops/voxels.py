@@ -27,43 +27,12 @@ class Voxels(NamedTuple):
     counts: Tensor
 
 
-def grid_shape(voxel_size: Sequence[float], point_range: Sequence[float]) -> tuple[int, int, int]:
-    """Cells (nx, ny, nz) of a grid.
-
-    Args:
-        voxel_size: metres along x, y and z.
-        point_range: x, y, z of the lower corner, then of the upper one, metres.
-
-    Raises:
-        ValueError: not three sizes above 0 and a range of three lower and three higher numbers; the range is not a
-            whole number of voxels.
-    """
-    if len(voxel_size) != 3 or not all(0 < size < math.inf for size in voxel_size):
-        raise ValueError(f"voxel_size must be three lengths above 0 along x, y, z, got {tuple(voxel_size)}")
-    if len(point_range) != 6 or not all(
-        -math.inf < low < high < math.inf for low, high in zip(point_range[:3], point_range[3:])
-    ):
-        raise ValueError(
-            "point_range must be x, y, z of the lower corner, then of a corner that is higher along each axis, got"
-            f" {tuple(point_range)}"
-        )
-    shape = []
-    for axis, size, low, high in zip("xyz", voxel_size, point_range[:3], point_range[3:]):
-        cells = (high - low) / size
-        if abs(cells - round(cells)) > 1e-3 or round(cells) < 1:
-            raise ValueError(
-                f"the range along {axis}, {low} to {high}, is {cells:.4g} voxels of {size}; make it a whole number,"
-                f" for instance up to {low + max(1, round(cells)) * size:.6g}"
-            )
-        shape.append(round(cells))
-    return shape[0], shape[1], shape[2]
-
-
 def voxelize(
     xyz: Tensor,
     offsets: Tensor,
+    low: Sequence[float],
     voxel_size: Sequence[float],
-    point_range: Sequence[float],
+    shape: Sequence[int],
     *,
     max_points: int | None = None,
     max_voxels: int | None = None,
@@ -79,13 +48,15 @@ def voxelize(
     the same, whatever the number of threads. On CUDA this waits for the device, since the number of voxels is not known
     beforehand.
 
-    Features of voxels come from `scatter(features, point_voxel, len(coordinates), "mean")`.
+    Features of voxels come from `scatter(features, point_voxel, len(coordinates), "mean")`. `pctransformer.voxels.Grid`
+    makes the three numbers of a grid from a range and a voxel size.
 
     Args:
         xyz: clouds, packed (N, 3) float32, metres; N < 2^31.
         offsets: (B + 1,) int64, cloud b is rows offsets[b]:offsets[b + 1].
-        voxel_size: metres along x, y and z.
-        point_range: x, y, z of the lower corner of the grid, then of its upper corner, metres; whole voxels.
+        low: x, y, z of the lowest corner of the grid, metres.
+        voxel_size: x, y, z edges of a voxel, metres.
+        shape: (nz, ny, nx) voxels of the grid, each below 2^31.
         max_points: most points of a voxel; None: no limit.
         max_voxels: most voxels of each cloud; None: no limit.
 
@@ -96,9 +67,9 @@ def voxelize(
         counts (M,) int64: points of each voxel, 1 <= counts <= max_points.
 
     Raises:
-        ValueError: sizes and range do not make a grid (see `grid_shape`), the grids of the batch have more than 2^62
-            cells, a limit is below 1; on CPU: NaN or infinite coordinates, offsets that decrease. On CUDA a NaN point
-            is in no voxel.
+        ValueError: low, voxel_size and shape do not make a grid, the grids of the batch have more than 2^62 voxels, a
+            limit is below 1; on CPU: NaN or infinite coordinates, offsets that decrease. On CUDA a NaN point is in no
+            voxel.
         TypeError: xyz is not float32, offsets are not int64.
 
     Source: Zhou and Tuzel, VoxelNet, 2018 (limits); dynamic voxels: Zhou et al., Multi-view fusion, 2020.
@@ -107,22 +78,29 @@ def voxelize(
     _checks.offsets(offsets, xyz)
     if xyz.shape[0] > MAX_POINTS:
         raise ValueError(f"xyz must hold at most {MAX_POINTS} points, got {xyz.shape[0]}; split the batch")
-    nx, ny, nz = grid_shape(voxel_size, point_range)
+    for name, values in (("low", low), ("voxel_size", voxel_size), ("shape", shape)):
+        if len(values) != 3:
+            raise ValueError(f"{name} must be three numbers, got {tuple(values)}")
+    if not all(-math.inf < x < math.inf for x in low):
+        raise ValueError(f"low must be finite, got {tuple(low)}")
+    for size, cells in zip(voxel_size, shape):
+        _checks.positive(size, "voxel_size")
+        _checks.integer(cells, "shape", 1, 2**31 - 1)
     clouds = offsets.shape[0] - 1
-    if max(nx, ny, nz) >= 2**31 or nx * ny * nz * max(1, clouds) > MAX_CELLS:
+    if math.prod(shape) * max(1, clouds) > MAX_CELLS:
         raise ValueError(
-            f"a batch of {clouds} grids of {nx} x {ny} x {nz} voxels is more than can be numbered (2^62 in all, 2^31"
-            " along an axis); use larger voxels or a smaller range"
+            f"{clouds} grids of {tuple(shape)} voxels have more than 2^62, more than can be numbered; use larger voxels"
         )
+    nz, ny, nx = shape
     most = max(1, xyz.shape[0])
     max_points = most if max_points is None else max_points
     max_voxels = most if max_voxels is None else max_voxels
     _checks.integer(max_points, "max_points", 1)
     _checks.integer(max_voxels, "max_voxels", 1)
-    low, size = [float(x) for x in point_range[:3]], [float(x) for x in voxel_size]
+    numbers = [float(x) for x in (*low, *voxel_size)]
     return Voxels(
         *_library.call(
-            _voxelize, xyz.detach().contiguous(), offsets.contiguous(), *low, *size, nx, ny, nz, max_points, max_voxels
+            _voxelize, xyz.detach().contiguous(), offsets.contiguous(), *numbers, nx, ny, nz, max_points, max_voxels
         )
     )
 

@@ -12,7 +12,7 @@ from tests.benchmarks.harness import args, bench, describe_machine, lidar, peer
 import torch
 
 from pctransformer.ops import voxelize
-from pctransformer.ops.voxels import grid_shape
+from pctransformer.voxels import Grid
 
 GRIDS = {
     "KITTI, 0.05 x 0.05 x 0.1": ((0.05, 0.05, 0.1), (0.0, -40.0, -3.0, 70.4, 40.0, 1.0), 5, 150_000),
@@ -24,7 +24,8 @@ GRIDS = {
 
 def run(name: str, xyz: torch.Tensor) -> None:
     size, extent, max_points, max_voxels = GRIDS[name]
-    shape = grid_shape(size, extent)
+    grid = Grid.from_range(extent, size)
+    where, shape = (grid.low, grid.voxel_size, grid.shape), grid.shape[::-1]
     points, offsets = xyz.to(args.device), torch.tensor([0, len(xyz)], device=args.device)
     low, step, cells = (torch.tensor(values, device=args.device) for values in (extent[:3], size, shape))
 
@@ -63,10 +64,8 @@ def run(name: str, xyz: torch.Tensor) -> None:
         return f"{len(result[0])} voxels, {int(result[3].sum())} points"
 
     candidates = {
-        "ours": lambda: voxelize(points, offsets, size, extent),
-        "ours, with limits": lambda: voxelize(
-            points, offsets, size, extent, max_points=max_points, max_voxels=max_voxels
-        ),
+        "ours": lambda: voxelize(points, offsets, *where),
+        "ours, with limits": lambda: voxelize(points, offsets, *where, max_points=max_points, max_voxels=max_voxels),
         "torch unique of keys": torch_unique,
         "torch unique of rows": torch_unique_rows,
     }

@@ -7,30 +7,30 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pctransformer.ops import _library, reference, scatter, voxelize
-from pctransformer.ops.voxels import MAX_CELLS, MAX_POINTS, grid_shape
+from pctransformer.ops.voxels import MAX_POINTS
 from tests.cuda_emulation import build
 from tests.ops.clouds import hostile, offsets_of, packed_clouds, ragged
 
 OPERATOR = torch.ops.pctransformer.voxelize.default
 compiled_only = pytest.mark.skipif(_library.missing["cpu"] is not None, reason="nothing compiled")
 
-UNIT = ((1.0, 1.0, 1.0), (0.0, 0.0, 0.0, 4.0, 4.0, 4.0))
+UNIT = ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0), (4, 4, 4))
 """Cubes of 1 m, four along each axis."""
 
 GRIDS = {
-    "some cells": ((0.5, 0.4, 0.25), (-2.0, -1.6, -1.0, 2.0, 2.4, 3.0)),
-    "one cell": ((8.0, 8.0, 8.0), (-4.0, -4.0, -4.0, 4.0, 4.0, 4.0)),
-    "pillars": ((0.16, 0.16, 4.0), (-1.6, -1.6, -2.0, 1.6, 1.6, 2.0)),
-    "beyond 32 bits": ((1e-5, 1e-5, 1e-4), (-4.0, -4.0, -4.0, 4.0, 4.0, 4.0)),  # 5e16 cells
-    "nothing inside": ((1.0, 1.0, 1.0), (1e7, 1e7, 1e7, 1e7 + 4, 1e7 + 4, 1e7 + 4)),
+    "some cells": ((-2.0, -1.6, -1.0), (0.5, 0.4, 0.25), (16, 10, 8)),
+    "one cell": ((-4.0, -4.0, -4.0), (8.0, 8.0, 8.0), (1, 1, 1)),
+    "pillars": ((-1.6, -1.6, -2.0), (0.16, 0.16, 4.0), (1, 20, 20)),
+    "beyond 32 bits": ((-4.0, -4.0, -4.0), (1e-5, 1e-5, 1e-4), (80_000, 800_000, 800_000)),
+    "nothing inside": ((1e7, 1e7, 1e7), (1.0, 1.0, 1.0), (4, 4, 4)),
 }
+"""Name to lowest corner, voxel size, and cells along z, y, x."""
 
 
-def by_reference(xyz, offsets, voxel_size, point_range, max_points=None, max_voxels=None):
+def by_reference(xyz, offsets, low, voxel_size, shape, max_points=None, max_voxels=None):
     most = max(1, len(xyz))
     limits = most if max_points is None else max_points, most if max_voxels is None else max_voxels
-    shape = grid_shape(voxel_size, point_range)
-    return reference.voxelize(xyz, offsets, *point_range[:3], *voxel_size, *shape, *limits)
+    return reference.voxelize(xyz, offsets, *low, *voxel_size, *shape[::-1], *limits)
 
 
 def assert_equal(ours, expected):
@@ -67,13 +67,12 @@ def test_borders():
 
 def test_cells_are_those_of_published_detectors():
     """0.05 m voxels of KITTI: borders fall where float32 division says, also where exact arithmetic would differ."""
-    size, extent = (0.05, 0.05, 0.1), (0.0, -40.0, -3.0, 70.4, 40.0, 1.0)
+    grid = (0.0, -40.0, -3.0), (0.05, 0.05, 0.1), (40, 1600, 1408)
     x = (torch.arange(1400) * np.float32(0.05)).float()  # on or next to borders
     xyz = torch.stack([x, torch.zeros_like(x), torch.zeros_like(x)], 1)
-    voxels = voxelize(xyz, offsets_of([len(x)]), size, extent)
+    voxels = voxelize(xyz, offsets_of([len(x)]), *grid)
     expected = np.floor((x.numpy() - np.float32(0)) / np.float32(0.05)).astype(int)
     assert voxels.coordinates[voxels.point_voxel, 3].tolist() == expected.tolist()
-    assert grid_shape(size, extent) == (1408, 1600, 40)
 
 
 def test_first_points_and_first_voxels_stay():
@@ -96,19 +95,19 @@ def test_first_points_and_first_voxels_stay():
 
 def test_equals_the_published_rule_point_by_point():
     """A dictionary of voxels that is filled in the order of the input, as public CPU code does it."""
-    xyz, (size, extent) = scan(4000), GRIDS["some cells"]
+    xyz, (low, size, shape) = scan(4000), GRIDS["some cells"]
     for max_points, max_voxels in [(1, 10_000), (5, 100), (3, 1), (10_000, 40)]:
         table: dict[tuple[int, ...], int] = {}
         expected = []
-        for place in ((xyz.numpy() - np.float32(extent[:3])) / np.float32(size)).tolist():
+        for place in ((xyz.numpy() - np.float32(low)) / np.float32(size)).tolist():
             cell = tuple(math.floor(c) for c in reversed(place))
-            inside = all(0 <= c < cells for c, cells in zip(cell, reversed(grid_shape(size, extent))))
+            inside = all(0 <= c < cells for c, cells in zip(cell, shape))
             if not inside or (cell not in table and len(table) == max_voxels):
                 expected.append(None)
             else:
                 table[cell] = table.get(cell, 0) + 1
                 expected.append(cell if table[cell] <= max_points else None)
-        voxels = voxelize(xyz, offsets_of([4000]), size, extent, max_points=max_points, max_voxels=max_voxels)
+        voxels = voxelize(xyz, offsets_of([4000]), low, size, shape, max_points=max_points, max_voxels=max_voxels)
         assert [tuple(cell) for cell in voxels.coordinates[:, 1:].tolist()] == sorted(table)
         assert voxels.counts.tolist() == [min(table[cell], max_points) for cell in sorted(table)]
         cells = [tuple(cell) for cell in voxels.coordinates[:, 1:].tolist()]
@@ -118,10 +117,10 @@ def test_equals_the_published_rule_point_by_point():
 def test_equals_spconv():
     """Its CPU voxelizer with the same limits: the same voxels hold the same points, in the same order."""
     utils = pytest.importorskip("spconv.pytorch.utils")
-    xyz, size, extent = scan(5000), (0.4, 0.4, 0.5), (-2.0, -2.0, -2.0, 2.0, 2.0, 2.0)
+    xyz, low, size, shape = scan(5000), (-2.0, -2.0, -2.0), (0.4, 0.4, 0.5), (8, 10, 10)
     for max_points, max_voxels in [(5, 3000), (3, 70)]:
-        theirs = utils.PointToVoxel(list(size), list(extent), 3, max_voxels, max_points)(xyz)
-        ours = voxelize(xyz, offsets_of([5000]), size, extent, max_points=max_points, max_voxels=max_voxels)
+        theirs = utils.PointToVoxel(list(size), [*low, 2.0, 2.0, 2.0], 3, max_voxels, max_points)(xyz)
+        ours = voxelize(xyz, offsets_of([5000]), low, size, shape, max_points=max_points, max_voxels=max_voxels)
         points, coordinates, counts = (x.clone() for x in theirs)
         order = (coordinates.long() * torch.tensor([10_000, 100, 1])).sum(1).argsort()
         assert torch.equal(coordinates[order].int(), ours.coordinates[:, 1:])
@@ -165,7 +164,7 @@ def test_equals_reference_drawn(clouds, size, cells, max_points, max_voxels):
     xyz, offsets = clouds
     scale = float(xyz.abs().max()) if len(xyz) else 1.0
     for unit in (size, size * scale + 1e-6):
-        grid = (unit, 2 * unit, unit / 2), (-unit * cells, 0.0, -unit, unit * cells, 2 * unit * cells, unit)
+        grid = (-unit * cells, 0.0, -unit), (unit, 2 * unit, unit / 2), (4, cells, 2 * cells)
         ours = voxelize(xyz, offsets, *grid, max_points=max_points, max_voxels=max_voxels)
         assert_equal(ours, by_reference(xyz, offsets, *grid, max_points, max_voxels))
 
@@ -192,8 +191,8 @@ def test_scatter_gives_the_means_of_voxels():
     xyz, offsets = ragged()
     voxels = voxelize(xyz, offsets, *GRIDS["some cells"])
     means = scatter(xyz, voxels.point_voxel, len(voxels.coordinates), "mean")
-    size, extent = GRIDS["some cells"]
-    cells = ((means - torch.tensor(extent[:3])) / torch.tensor(size)).floor().int()
+    low, size, _ = GRIDS["some cells"]
+    cells = ((means - torch.tensor(low)) / torch.tensor(size)).floor().int()
     assert torch.equal(cells.flip(1), voxels.coordinates[:, 1:])
 
 
@@ -201,11 +200,11 @@ def test_scatter_gives_the_means_of_voxels():
 def test_numbers_of_32_and_64_bits(cells):
     """Grids of 4 x 1 x n and more cells, on both sides of where cells need a wider number; all corners."""
     long = min(cells, 2**31 - 1)
-    shape = (4, 1, long) if cells < 2**40 else (1 << 19, 4, 1 << 19)
-    extent = (0.0, 0.0, 0.0, *(float(n) for n in shape))
-    corner = torch.tensor([[0.0, 0, 0], [shape[0] - 1, 0, 0], [0, shape[1] - 1, 0], [0, 0, 2.0**19 - 1]]) + 0.0
-    voxels = voxelize(corner, offsets_of([2, 2]), (1.0, 1.0, 1.0), extent)
-    assert_equal(voxels, by_reference(corner, offsets_of([2, 2]), (1.0, 1.0, 1.0), extent))
+    shape = (long, 1, 4) if cells < 2**40 else (1 << 19, 4, 1 << 19)
+    corner = torch.tensor([[0.0, 0, 0], [shape[2] - 1, 0, 0], [0, shape[1] - 1, 0], [0, 0, 2.0**19 - 1]])
+    args = corner, offsets_of([2, 2]), (0.0, 0.0, 0.0), (1.0, 1.0, 1.0), shape
+    voxels = voxelize(*args)
+    assert_equal(voxels, by_reference(*args))
     assert torch.equal(voxels.coordinates[voxels.point_voxel, 1:].flip(1), corner.int())
 
 
@@ -236,15 +235,15 @@ def test_autocast_computes_in_float32():
         ({"xyz": torch.rand(20, 3).index_fill(0, torch.tensor(13), torch.nan)}, ValueError, "xyz holds NaN .* row 13"),
         ({"offsets": torch.tensor([0, 15, 10])}, ValueError, "offsets must not decrease"),
         ({"offsets": torch.tensor([0, 20]).int()}, TypeError, "int64"),
-        ({"voxel_size": (0.1, 0.1)}, ValueError, "three lengths above 0"),
-        ({"voxel_size": (0.1, 0.0, 0.1)}, ValueError, "three lengths above 0"),
-        ({"voxel_size": (0.1, math.nan, 0.1)}, ValueError, "three lengths above 0"),
-        ({"point_range": (0.0, 0.0, 0.0, 1.0)}, ValueError, "lower corner"),
-        ({"point_range": (0.0, 0.0, 0.0, 1.0, 0.0, 1.0)}, ValueError, "higher along each axis"),
-        ({"point_range": (0.0, 0.0, 0.0, math.inf, 1.0, 1.0)}, ValueError, "higher along each axis"),
-        ({"point_range": (0.0, 0.0, 0.0, 1.0, 0.93, 1.0)}, ValueError, "along y, 0.0 to 0.93, is 9.3 .* up to 0.9"),
-        ({"point_range": (0.0, 0.0, 0.0, 0.04, 1.0, 1.0)}, ValueError, "along x.* up to 0.1"),
-        ({"voxel_size": (1e-6, 1e-6, 1e-9)}, ValueError, "2^62|larger voxels"),
+        ({"voxel_size": (0.1, 0.1)}, ValueError, "voxel_size must be three numbers"),
+        ({"voxel_size": (0.1, 0.0, 0.1)}, ValueError, "voxel_size must be above 0"),
+        ({"voxel_size": (0.1, math.nan, 0.1)}, ValueError, "voxel_size must be above 0"),
+        ({"low": (0.0, -math.inf, 0.0)}, ValueError, "low must be finite"),
+        ({"low": (0.0, 0.0, 0.0, 1.0, 1.0, 1.0)}, ValueError, "low must be three numbers"),
+        ({"shape": (10, 0, 10)}, ValueError, "shape must be between 1 and 2147483647"),
+        ({"shape": (10, 10.0, 10)}, TypeError, "shape must be a whole number"),
+        ({"shape": (2**31, 1, 1)}, ValueError, "shape must be between 1 and 2147483647"),
+        ({"shape": (4, 2**31 - 1, 2**31 - 1)}, ValueError, "2 grids .* larger voxels"),
         ({"max_points": 0}, ValueError, "max_points must be at least 1"),
         ({"max_voxels": 2.5}, TypeError, "whole number"),
     ],
@@ -253,8 +252,9 @@ def test_bad_input_is_explained(change, error, text):
     good = {
         "xyz": torch.rand(20, 3),
         "offsets": torch.tensor([0, 10, 20]),
+        "low": (0.0, 0.0, 0.0),
         "voxel_size": (0.1, 0.1, 0.1),
-        "point_range": (0.0, 0.0, 0.0, 1.0, 1.0, 1.0),
+        "shape": (10, 10, 10),
     }
     with pytest.raises(error, match=text):
         voxelize(**(good | change))
@@ -265,13 +265,14 @@ def test_capacity():
     offsets = torch.empty(2, dtype=torch.int64, device="meta")
     with pytest.raises(ValueError, match=f"at most {MAX_POINTS} points"):
         voxelize(torch.empty(MAX_POINTS + 1, 3, device="meta"), offsets, *UNIT)
-    assert MAX_CELLS == 2**62
-    xyz, side = torch.zeros(1, 3), 2.0**31 - 2**20
-    voxelize(xyz, offsets_of([1]), (1.0, 1.0, 1.0), (0.0, 0.0, 0.0, side, side, 1.0))
-    with pytest.raises(ValueError, match="larger voxels"):
-        voxelize(xyz, offsets_of([1]), (1.0, 1.0, 1.0), (0.0, 0.0, 0.0, side, side, 2.0))
+    xyz, low, size = torch.tensor([[0.0, 2.0**30, 0.0]]), (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
+    assert voxelize(xyz, offsets_of([1]), low, size, (4, 2**30 + 1, 2**30 - 1)).coordinates.tolist() == [
+        [0, 0, 2**30, 0]
+    ]
+    with pytest.raises(ValueError, match=r"1 grids of .* 2\^62"):
+        voxelize(xyz, offsets_of([1]), low, size, (4, 2**30 + 1, 2**30))
     with pytest.raises(ValueError, match="2 grids"):
-        voxelize(xyz, offsets_of([1, 0]), (1.0, 1.0, 1.0), (0.0, 0.0, 0.0, side, side, 1.0))
+        voxelize(xyz, offsets_of([1, 0]), low, size, (4, 2**30 + 1, 2**30 - 1))
 
 
 @compiled_only
@@ -319,8 +320,8 @@ def portable():
 
 def test_same_voxels_on_other_processors(portable):
     for xyz in (scan(3000), *hostile(3000).values()):
-        for size, extent in GRIDS.values():
-            args = xyz, offsets_of([1000, 2000]), *extent[:3], *size, *grid_shape(size, extent), 4, 500
+        for low, size, shape in GRIDS.values():
+            args = xyz, offsets_of([1000, 2000]), *low, *size, *shape[::-1], 4, 500
             assert_equal(portable(*args), reference.voxelize(*args))
 
 
