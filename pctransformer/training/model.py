@@ -78,7 +78,8 @@ def _check_pretraining(file: Path, model: str, options: Mapping[str, Any]) -> No
     if about.get("task") != "pretraining" or (begun := about["model"])["name"] == model:
         return
     family = begun["name"].removesuffix("_pretraining")
-    heirs = [name for name in (family, f"{family}_seg") if name in list_models(task=model_info(model).task)]
+    family_names = (family, f"{family}_seg", begun["name"])
+    heirs = [name for name in family_names if name in list_models(task=model_info(model).task)]
     if model not in heirs:
         what = f"give --model {heirs[0]}" if heirs else f"there is none for {model_info(model).task}"
         raise UserError(f"{file} was pretrained to become {heirs[0] if heirs else family}, not {model}; {what}")

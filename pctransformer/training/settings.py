@@ -163,7 +163,7 @@ class SupervisedOptimization(OptimizationSettings):
 class PartOptimization(OptimizationSettings):
     """How weights are changed to tell parts apart."""
 
-    epochs: int = 10
+    epochs: int = 8
     batch_size: int = 16
     """Shapes of one step, over all processes."""
 

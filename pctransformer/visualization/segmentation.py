@@ -116,7 +116,7 @@ def part_gallery(samples: CloudDataset, evaluation: PartEvaluation, *, columns: 
     shown = median_shapes(evaluation.score)
     columns = max(min(columns, len(shown)), 1)
     bands = -(-len(shown) // columns)
-    side, gap, left, words = 1.5, 0.08, 0.95, 0.75
+    side, gap, left, words = 1.5, 0.08, 1.05, 0.75
     band = 3 * (side + gap) + words
     figure = new_figure(max(left + columns * (side + gap) + 0.15, 7.6), bands * band + 1.0)
     width, up_edge = figure.get_size_inches()

@@ -14,13 +14,14 @@ import pytest
 import torch
 from matplotlib.image import imread
 
-from pctransformer import cli, create_model
+from pctransformer import cli
 from pctransformer.datasets.shapenet import CATEGORIES, PART_NAMES
 from pctransformer.datasets.shapes import PART_NAMES as GENERATED_PARTS
 from pctransformer.training import checkpoint, data, part_segmentation
 from pctransformer.training.distributed import World
 from pctransformer.training.engine import Trainer
 from pctransformer.training.settings import PartData, PartOptimization, PartSegmentationTraining
+from tests.models.small import small
 from tests.training.test_pretraining import MAE, SIZE, Killed
 from tests.training.test_pretraining import run as pretrain
 
@@ -159,8 +160,7 @@ def test_validation_does_not_depend_on_the_number_of_processes():
         data=PartData(num_points=64, eval_points=64, num_shapes=76, validation=0.25),
         optimization=PartOptimization(batch_size=4, precision="float32"),
     )
-    torch.manual_seed(0)
-    model = create_model("point_transformer_v3_small_seg", num_classes=len(GENERATED_PARTS), num_categories=19)
+    model = small("point_transformer_v3_seg", len(GENERATED_PARTS), in_channels=3, num_categories=19)
     held_out = data.training_data(settings.data, 0).held_out
     cpu = torch.device("cpu")
     whole = part_segmentation._Validation(held_out, settings.optimization, World(cpu))(model)
