@@ -62,7 +62,7 @@ def class_figure(score: PartScore) -> Figure:
     iou, counts = score.per_class_iou.numpy(), score.class_counts.tolist()
     rows = [int(row) for row in np.argsort(-iou, kind="stable") if counts[row]]
     height, left = 0.3 * max(len(rows), 1), 0.25 + 0.095 * max((len(score.class_names[row]) for row in rows), default=1)
-    figure = new_figure(left + 5.2, height + 1.45)
+    figure = new_figure(max(left + 5.2, 6.6), height + 1.45)
     means = f"instance mIoU {_percent(score.instance_mean_iou)}   class mIoU {_percent(score.class_mean_iou)}"
     text = f"IoU of each class (and its shapes, {score.count} in all); the line is the mean of shapes"
     heading(figure, 0.25, height + 1.25, means, text)
