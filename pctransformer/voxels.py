@@ -103,8 +103,8 @@ class Grid:
 
     def centers(self, cells: Tensor) -> Tensor:
         """(M, 3) float32 x, y, z of the centres of cells (M, 3) z, y, x, metres."""
-        place = cells.flip(1).float() + 0.5
-        return place * place.new_tensor(self.voxel_size) + place.new_tensor(self.low)
+        place = cells.flip(1).double() + 0.5  # so that a centre is the same float32 wherever the grid begins
+        return (place * place.new_tensor(self.voxel_size) + place.new_tensor(self.low)).float()
 
     def convolved(self, kernel_size: Sequence[int], stride: Sequence[int], padding: Sequence[int]) -> Grid:
         """The grid that a convolution makes of this one: each new cell is centred on what its kernel sees.

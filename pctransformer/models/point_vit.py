@@ -32,13 +32,14 @@ from pctransformer.layers.position import (
     NoPosition,
     SinusoidalPosition,
 )
+from pctransformer.layers.sparse_stem import SparseStem
 from pctransformer.layers.transformer import ClassToken, Encoder, init_weights, pre_norm_encoder
 from pctransformer.models.classifier import Classifier
 from pctransformer.point_view.patches import PatchEmbedding, beside_class_token, make_patches
 from pctransformer.point_view.set_abstraction import SetAbstraction
 from pctransformer.points import PointBatch
 
-Stem = Literal["patches", "set_abstraction"]
+Stem = Literal["patches", "set_abstraction", "sparse_convolution"]
 Position = Literal["learnable", "sinusoidal", "mlp", "fourier", "none"]
 Pool = Literal["class_token", "mean", "max", "max_mean"]
 
@@ -56,9 +57,10 @@ class PatchStem(nn.Module):
 
 
 class AbstractionStem(nn.Module):
-    """The hybrid: levels of set abstraction, as in PointNet++, and a linear layer from their channels to tokens'."""
+    """The hybrid: levels of set abstraction, as in PointNet++, and a linear layer from their channels to tokens'. In
+    place of the first there may be sparse convolutions."""
 
-    def __init__(self, levels: Sequence[SetAbstraction], dim: int) -> None:
+    def __init__(self, levels: Sequence[SetAbstraction | SparseStem], dim: int) -> None:
         super().__init__()
         self.levels = nn.Sequential(*levels)
         self.project = nn.Linear(levels[-1].out_dim, dim)
@@ -133,7 +135,8 @@ def point_vit(
         num_classes: logits.
         in_channels: 3 + C.
         stem: "patches" or, for clouds in the unit sphere, "set_abstraction": the two levels of PointNet++, the first
-            with four times as many centres as there are tokens.
+            with four times as many centres as there are tokens; or "sparse_convolution", which has in place of that
+            first level three stages of convolutions, on cells of 0.05, 0.1 and 0.2.
         position: "learnable" is a vector for each place along the curve, as published; the others are codes of
             coordinates, see `pctransformer.layers.position`; "none": no code at all.
         pool: "class_token" is the class token alone, as published; with the others there is none, and tokens become
@@ -184,15 +187,17 @@ def _stem(
     if kind == "patches":
         embedding = PatchEmbedding(dim, in_channels=in_channels, widths=widths)
         return PatchStem(embedding, num_patches=num_patches, patch_size=patch_size)
+    coarse = SetAbstraction(
+        128, num_samples=num_patches, radii=(0.4,), ks=(patch_size,), widths=((128, 128, 256),), order="hilbert"
+    )
     if kind == "set_abstraction":
         fine = SetAbstraction(
             in_channels - 3, num_samples=4 * num_patches, radii=(0.2,), ks=(patch_size,), widths=((64, 64, 128),)
         )
-        coarse = SetAbstraction(
-            128, num_samples=num_patches, radii=(0.4,), ks=(patch_size,), widths=((128, 128, 256),), order="hilbert"
-        )
         return AbstractionStem([fine, coarse], dim)
-    raise ValueError(f'stem must be "patches" or "set_abstraction", got {kind!r}')
+    if kind == "sparse_convolution":
+        return AbstractionStem([SparseStem(in_channels, (32, 64, 128), cell_size=0.05), coarse], dim)
+    raise ValueError(f'stem must be "patches", "set_abstraction" or "sparse_convolution", got {kind!r}')
 
 
 def _position(kind: Position, dim: int, num_tokens: int) -> nn.Module:

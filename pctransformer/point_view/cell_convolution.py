@@ -23,7 +23,7 @@ _KERNEL_SIZE = 3  # of the convolution in front of each block
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class OccupiedCells:
+class LevelCells:
     """The cells that points are in, and what convolutions over them have to know, found once for all of a level.
 
     Attributes:
@@ -37,7 +37,7 @@ class OccupiedCells:
     rules: Rules
 
 
-def occupy(points: PointBatch, cells: Tensor) -> OccupiedCells:
+def occupy(points: PointBatch, cells: Tensor) -> LevelCells:
     """
     Args:
         points: N points.
@@ -50,7 +50,7 @@ def occupy(points: PointBatch, cells: Tensor) -> OccupiedCells:
     offsets = offsets_of_key(found, len(points), grid.shape)
     voxels = VoxelBatch(cells_of_key(found, grid.shape), points.xyz.new_empty(len(found), 0), offsets, grid)
     size = (_KERNEL_SIZE,) * 3
-    return OccupiedCells(voxels, cell_of_point, Rules(voxels, size, None, [_KERNEL_SIZE // 2] * 3))
+    return LevelCells(voxels, cell_of_point, Rules(voxels, size, None, [_KERNEL_SIZE // 2] * 3))
 
 
 class CellConvolution(nn.Module):
@@ -67,7 +67,7 @@ class CellConvolution(nn.Module):
         super().__init__()
         self.conv = SubmanifoldConv3d(in_channels, out_channels, kernel_size, bias=bias)
 
-    def forward(self, x: Tensor, occupied: OccupiedCells) -> Tensor:
+    def forward(self, x: Tensor, occupied: LevelCells) -> Tensor:
         """
         Args:
             x: (N, C) features of points.
@@ -92,6 +92,6 @@ class ConvolutionalPosition(nn.Module):
         self.proj = nn.Linear(dim, dim)
         self.norm = nn.LayerNorm(dim)
 
-    def forward(self, x: Tensor, occupied: OccupiedCells) -> Tensor:
+    def forward(self, x: Tensor, occupied: LevelCells) -> Tensor:
         """(N, C) from features (N, C) of points and their cells."""
         return self.norm(self.proj(self.convolution(x, occupied)))

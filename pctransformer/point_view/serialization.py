@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from pctransformer.ops import segment
-from pctransformer.point_view.cell_convolution import OccupiedCells, occupy
+from pctransformer.point_view.cell_convolution import LevelCells, occupy
 from pctransformer.point_view.curve_order import Curve, curve_code
 from pctransformer.points import PointBatch
 
@@ -35,7 +35,7 @@ class SerializedPoints:
     orders: Tensor
     cells: Tensor
     bits: int
-    occupied: OccupiedCells | None = None
+    occupied: LevelCells | None = None
 
     def replace(self, features: Tensor) -> SerializedPoints:
         """The same points with other features."""

@@ -52,6 +52,8 @@ def test_published_size():
         *itertools.product(["patches", "set_abstraction"], ["mlp"], ["class_token", "mean", "max", "max_mean"]),
         *itertools.product(["patches"], ["learnable", "sinusoidal", "fourier", "none"], ["class_token"]),
         ("set_abstraction", "learnable", "mean"),
+        ("sparse_convolution", "mlp", "class_token"),
+        ("sparse_convolution", "sinusoidal", "max"),
     ],
 )
 def test_every_part_that_can_be_chosen(stem, position, pool):
@@ -94,7 +96,7 @@ def test_without_a_class_token_all_tokens_count():
         torch.testing.assert_close(model(shapes()), model.head.classifier(vector(tokens)))
 
 
-@pytest.mark.parametrize("stem", ["patches", "set_abstraction"])
+@pytest.mark.parametrize("stem", ["patches", "set_abstraction", "sparse_convolution"])
 def test_learnable_codes_belong_to_places_along_the_curve(stem):
     model = small(stem=stem, position="learnable", pool="mean").eval()
     assert isinstance(model.position, LearnedPosition)
@@ -117,6 +119,18 @@ def test_the_hybrid_has_the_layers_of_set_abstraction_in_front():
     fine, coarse = model.stem.levels
     assert (fine.num_samples, coarse.num_samples) == (40, 10)
     tokens = coarse(fine(PointBatch.from_dense(shapes())))
+    assert tokens.features.shape == (30, 256)
+    torch.testing.assert_close(
+        model.stem(PointBatch.from_dense(shapes())).features, model.stem.project(tokens.features)
+    )
+
+
+def test_the_hybrid_has_sparse_convolutions_in_front():
+    model = small(stem="sparse_convolution").eval()
+    convolutions, coarse = model.stem.levels
+    cells = convolutions(PointBatch.from_dense(shapes()))
+    assert len(set(cells.lengths.tolist())) > 1
+    tokens = coarse(cells)
     assert tokens.features.shape == (30, 256)
     torch.testing.assert_close(
         model.stem(PointBatch.from_dense(shapes())).features, model.stem.project(tokens.features)
@@ -149,7 +163,7 @@ def test_recorded_maps_lead_from_the_class_token_to_the_points():
 
 
 def test_parts_that_there_are_not():
-    with pytest.raises(ValueError, match=r'stem must be "patches" or "set_abstraction", got \'patch\''):
+    with pytest.raises(ValueError, match=r'"set_abstraction" or "sparse_convolution", got \'patch\''):
         small(stem="patch")
     with pytest.raises(ValueError, match=r'"fourier" or "none", got \'learned\''):
         small(position="learned")
