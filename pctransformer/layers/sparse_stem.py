@@ -12,14 +12,19 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
-from pctransformer.layers.sparse_convolution import SparseConv3d, SubmanifoldConv3d
-from pctransformer.ops import _checks, scatter
-from pctransformer.points import PointBatch
+from pctransformer.layers.recording import RecordedLayer
+from pctransformer.layers.sparse_convolution import Rules, SparseConv3d, SubmanifoldConv3d
+from pctransformer.ops import _checks, gather, scatter
+from pctransformer.points import PointBatch, padded_rows
 from pctransformer.voxels import Grid, VoxelBatch, cell_key, cells_of_key, offsets_of_key
 
 
-class SparseStage(nn.Module):
-    """Two convolutions of 3 x 3 x 3 cells, each with BatchNorm and ReLU; the first may go to cells twice as large."""
+class SparseStage(RecordedLayer):
+    """Two convolutions of 3 x 3 x 3 cells, each with BatchNorm and ReLU; the first may go to cells twice as large.
+
+    Where a model's attention is recorded, each convolution hands over which cells it saw, of which every one counts
+    alike: it does not weigh them by what they hold.
+    """
 
     def __init__(self, in_dim: int, out_dim: int, *, strided: bool) -> None:
         super().__init__()
@@ -34,14 +39,34 @@ class SparseStage(nn.Module):
 
     def forward(self, voxels: VoxelBatch) -> VoxelBatch:
         """The cells of this stage with `out_dim` features."""
-        rules = self.stay.rules(voxels) if isinstance(self.enter, SubmanifoldConv3d) else None
+        rules = self.enter.rules(voxels)
+        self._record(rules)
         voxels = self.enter(voxels, rules)
         voxels = voxels.replace(features=self.enter_norm(voxels.features).relu())
+        if isinstance(self.enter, SparseConv3d):
+            rules = self.stay.rules(voxels)
+        self._record(rules)
         voxels = self.stay(voxels, rules)
         return voxels.replace(features=self.stay_norm(voxels.features).relu())
 
+    def _record(self, rules: Rules) -> None:
+        if not self.is_recorded:
+            return
+        pairs, cells = rules.of_torch
+        counts = torch.tensor(pairs.counts, device=cells.device)
+        tap = torch.arange(len(counts), device=cells.device).repeat_interleave(counts)
+        seen = torch.full((len(cells.coordinates), len(counts)), -1, device=cells.device)
+        seen = seen.index_put((pairs.target, tap), pairs.source)
+        self.record(_even(seen), "children", key_index=seen)
 
-class SparseStem(nn.Module):
+
+def _even(index: Tensor) -> Tensor:
+    """(M, 1, 1, K) weights of one head: the keys (M, K) of each query that are not -1 share alike."""
+    real = (index >= 0).float()
+    return (real / real.sum(1, keepdim=True))[:, None, None]
+
+
+class SparseStem(RecordedLayer):
     """Clouds of any extent as tokens: cells that hold points, then stages, each on cells twice as large.
 
     Cells begin at multiples of the cell size, of the last stage's too, so that a cloud's tokens do not depend on the
@@ -82,6 +107,11 @@ class SparseStem(nn.Module):
         if batch.features is not None:
             channels.append(batch.features)
         features = scatter(torch.cat(channels, 1), cell_of_point, len(found), "mean")
+        if self.is_recorded:
+            counts = nn.functional.pad(torch.bincount(cell_of_point, minlength=len(found)).cumsum(0), (1, 0))
+            rows = padded_rows(counts)  # (M, most points of a cell)
+            members = gather(cell_of_point.argsort(stable=True)[:, None], rows)[..., 0].masked_fill(rows < 0, -1)
+            self.record(_even(members), "children", key_index=members)
         offsets = offsets_of_key(found, len(batch), grid.shape)
         return VoxelBatch(cells_of_key(found, grid.shape), features, offsets, grid)
 

@@ -154,7 +154,8 @@ class PointTransformerV3Segmenter(Segmenter):
         if self.category is not None:
             level = level.replace(level.points.features + of_each_point(self.category(code), level.points))
         for up, blocks in zip(self.up, self.blocks, strict=True):
-            level = blocks(up(level, finer.pop(), joined.pop()))
+            level, own = up(level, finer.pop(), joined.pop())
+            level = blocks(level, own)  # in public code the first convolution does not see what came from below
         return level.points
 
 

@@ -107,18 +107,21 @@ class SerializedBlock(nn.Module):
         self.attention_residual = Residual(nn.LayerNorm(dim), drop_path=drop_path)
         self.mlp_residual = Residual(nn.LayerNorm(dim), drop_path=drop_path)
 
-    def forward(self, level: SerializedPoints, curve: int, patches: Patches) -> SerializedPoints:
+    def forward(
+        self, level: SerializedPoints, curve: int, patches: Patches, convolved: Tensor | None = None
+    ) -> SerializedPoints:
         """
         Args:
             level: points with features, and with their occupied cells if there is a convolution.
             curve: which of its orders.
             patches: how that is cut.
+            convolved: (N, C) what the convolution sees; None: the features.
         """
         points, order, x = level.points, level.orders[curve], level.points.features
         assert x is not None
         if self.position is not None:
             assert level.occupied is not None
-            x = x + self.position(x, level.occupied)
+            x = x + self.position(x if convolved is None else convolved, level.occupied)
         x = self.attention_residual(x, lambda x: self.attention(x, points.xyz, order, patches), points.offsets)
         return level.replace(self.mlp_residual(x, self.mlp, points.offsets))
 
@@ -138,14 +141,19 @@ class SerializedBlocks(nn.Module):
         super().__init__()
         self.blocks, self.patch_size = nn.ModuleList(blocks), patch_size
 
-    def forward(self, level: SerializedPoints) -> SerializedPoints:
+    def forward(self, level: SerializedPoints, convolved: Tensor | None = None) -> SerializedPoints:
+        """
+        Args:
+            level: points with features.
+            convolved: (N, C) what the convolution in front of the first block sees; None: the features.
+        """
         patches = cut(level.points.offsets, self.patch_size)
         if any(block.position is not None for block in self.blocks):
             level = level.with_occupied()  # once for all blocks, and for those of the same level on the way up
         curves = len(level.orders)
         turns = torch.randperm(curves).tolist() if self.training else list(range(curves))
         for i, block in enumerate(self.blocks):
-            level = block(level, turns[i % curves], patches)
+            level = block(level, turns[i % curves], patches, convolved if i == 0 else None)
         return level
 
 
@@ -181,7 +189,9 @@ class GridUnpooling(nn.Module):
         self.coarse = nn.Sequential(nn.Linear(coarse_dim, out_dim), *norm_and_activation(out_dim))
         self.fine = nn.Sequential(nn.Linear(fine_dim, out_dim), *norm_and_activation(out_dim))
 
-    def forward(self, coarse: SerializedPoints, fine: SerializedPoints, joined: Coarsening) -> SerializedPoints:
-        """The points of `fine` with `out_dim` features."""
-        carried = gather(self.coarse(coarse.points.features), joined.parent)
-        return fine.replace(self.fine(fine.points.features) + carried)
+    def forward(
+        self, coarse: SerializedPoints, fine: SerializedPoints, joined: Coarsening
+    ) -> tuple[SerializedPoints, Tensor]:
+        """The points of `fine` with `out_dim` features, and (N, out_dim) what of these the points had themselves."""
+        own = self.fine(fine.points.features)
+        return fine.replace(own + gather(self.coarse(coarse.points.features), joined.parent)), own

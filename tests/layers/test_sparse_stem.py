@@ -1,6 +1,7 @@
 import pytest
 import torch
 
+from pctransformer.layers.recording import record_attention
 from pctransformer.layers.sparse_stem import SparseStem
 from pctransformer.points import PointBatch
 
@@ -64,6 +65,29 @@ def test_a_cloud_is_what_it_is_alone(stages):
     start, moved = (layer(PointBatch.from_list([parts[0] + torch.tensor([*by, 0])])) for by in ((0, 0, 0), (4, -2, 1)))
     torch.testing.assert_close(moved.xyz, start.xyz + torch.tensor([4, -2, 1]))
     torch.testing.assert_close(moved.features, start.features, rtol=1e-4, atol=1e-4)
+
+
+def test_recorded_maps_lead_to_the_points_seen():
+    """From a token down all maps: shares that sum to one, of all points whose change would change the token."""
+    layer, batch = stem(2), PointBatch.from_list(clouds())
+    with record_attention(layer) as maps:
+        tokens = layer(batch)
+    torch.testing.assert_close(tokens.features, layer(batch).features)
+    sizes = [len(batch.xyz), *(found.weights.shape[0] for found in maps)]
+    assert len(sizes) == 6
+    shares = torch.eye(sizes[-1])
+    for found, below in zip(reversed(maps), sizes[-2::-1]):
+        query, key, weight = found.pairs()
+        assert found.keys == "children"
+        down = torch.zeros(found.weights.shape[0], below).index_put((query, key), weight)
+        torch.testing.assert_close(down.sum(1), torch.ones(len(down)))
+        shares = shares @ down
+    features = batch.features.clone().requires_grad_()
+    changed = layer(batch.replace(features=features)).features
+    for row in (0, 11, len(changed) - 1):
+        (gradient,) = torch.autograd.grad(changed[row].sum(), features, retain_graph=True)
+        assert (shares[row][gradient[:, 0] != 0] > 0).all()
+        assert (batch.batch_index[shares[row] > 0] == tokens.batch_index[row]).all()
 
 
 def test_gradients_reach_everything():

@@ -153,7 +153,12 @@ def test_layers_can_be_regularised_and_checkpointed():
 
 
 def test_recorded_maps_lead_from_the_class_token_to_the_points():
-    for stem, below in (("patches", ["stem.embedding"]), ("set_abstraction", ["stem.levels.0", "stem.levels.1"])):
+    convolutions = [f"stem.levels.0.stages.{i}" for i in range(3) for _ in range(2)]
+    for stem, below in (
+        ("patches", ["stem.embedding"]),
+        ("set_abstraction", ["stem.levels.0", "stem.levels.1"]),
+        ("sparse_convolution", ["stem.levels.0", *convolutions, "stem.levels.1"]),
+    ):
         model = small(stem=stem).eval()
         with record_attention(model) as maps:
             recorded = model(shapes())

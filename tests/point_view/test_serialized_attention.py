@@ -3,6 +3,7 @@ import torch
 
 from pctransformer.layers.position import RotaryPosition
 from pctransformer.layers.recording import record_attention
+from pctransformer.point_view.cell_convolution import ConvolutionalPosition
 from pctransformer.point_view.serialization import cut, serialize
 from pctransformer.point_view.serialized_attention import (
     GridPooling,
@@ -101,6 +102,21 @@ def test_block_by_formula():
     torch.testing.assert_close(block(start, 1, patches).points.features, x)
 
 
+def test_convolution_in_front_of_blocks():
+    """It sees the features, or for the first block what it is given; cells are found where there are convolutions."""
+    torch.manual_seed(0)
+    blocks = SerializedBlocks([SerializedBlock(24, 2, position=ConvolutionalPosition(24)) for _ in range(2)], 4).eval()
+    start, other = level(), torch.randn(35, 24)
+    patches, prepared = cut(start.points.offsets, 4), start.with_occupied()
+    for convolved in (None, other):
+        x = start.points.features
+        for i, (block, seen) in enumerate(zip(blocks.blocks, (convolved, None))):
+            x = x + block.position(x if seen is None else seen, prepared.occupied)
+            x = x + block.attention(block.attention_residual.norm(x), start.points.xyz, start.orders[i], patches)
+            x = x + block.mlp(block.mlp_residual.norm(x))
+        torch.testing.assert_close(blocks(start, convolved).points.features, x)
+
+
 def test_pooling_and_back():
     """The maximum over the cell before the norm, and the cell's features at every point of it."""
     torch.manual_seed(0)
@@ -121,9 +137,10 @@ def test_pooling_and_back():
     assert torch.equal(joined.parent[key], query)
     total = torch.zeros(len(coarse.points.xyz)).index_add(0, query, weight)
     torch.testing.assert_close(total, torch.ones_like(total))
-    back = up(coarse, start, joined)
+    back, own = up(coarse, start, joined)
     expected = up.fine(batch.features) + up.coarse(coarse.points.features)[joined.parent]
     torch.testing.assert_close(back.points.features, expected)
+    torch.testing.assert_close(own, up.fine(batch.features))
     assert back.points.xyz is batch.xyz
 
 
