@@ -187,17 +187,19 @@ def _stem(
     if kind == "patches":
         embedding = PatchEmbedding(dim, in_channels=in_channels, widths=widths)
         return PatchStem(embedding, num_patches=num_patches, patch_size=patch_size)
-    coarse = SetAbstraction(
-        128, num_samples=num_patches, radii=(0.4,), ks=(patch_size,), widths=((128, 128, 256),), order="hilbert"
-    )
+    fine: SetAbstraction | SparseStem
     if kind == "set_abstraction":
         fine = SetAbstraction(
             in_channels - 3, num_samples=4 * num_patches, radii=(0.2,), ks=(patch_size,), widths=((64, 64, 128),)
         )
-        return AbstractionStem([fine, coarse], dim)
-    if kind == "sparse_convolution":
-        return AbstractionStem([SparseStem(in_channels, (32, 64, 128), cell_size=0.05), coarse], dim)
-    raise ValueError(f'stem must be "patches", "set_abstraction" or "sparse_convolution", got {kind!r}')
+    elif kind == "sparse_convolution":
+        fine = SparseStem(in_channels, (32, 64, 128), cell_size=0.05)
+    else:
+        raise ValueError(f'stem must be "patches", "set_abstraction" or "sparse_convolution", got {kind!r}')
+    coarse = SetAbstraction(
+        128, num_samples=num_patches, radii=(0.4,), ks=(patch_size,), widths=((128, 128, 256),), order="hilbert"
+    )
+    return AbstractionStem([fine, coarse], dim)
 
 
 def _position(kind: Position, dim: int, num_tokens: int) -> nn.Module:

@@ -187,6 +187,7 @@ _MODELS = {
             "point_transformer_v3",
             "attention in patches of space-filling curves, for points",
             _POINT_TRANSFORMER_V3,
+            'github.com/Pointcept/PointTransformerV3, with position="convolution"',
             task="segmentation",
             graph="pieces",
         ),
