@@ -79,6 +79,16 @@ COMMANDS = {
             "pctransformer train part-segmentation --resume runs/parts",
         ),
     ),
+    "train semantic-segmentation": Command(
+        "pctransformer.training.settings:SemanticSegmentationTraining",
+        "pctransformer.training.semantic_segmentation:run",
+        "train a model to tell what each point of a room is, on generated rooms or your own scans, and test it",
+        (
+            "pctransformer train semantic-segmentation",
+            "pctransformer train semantic-segmentation --data FOLDER --cell-size 0.02 --out runs/scans",
+            "pctransformer train semantic-segmentation --resume runs/scans",
+        ),
+    ),
     "train pretraining": Command(
         "pctransformer.training.settings:Pretraining",
         "pctransformer.training.pretraining:run",

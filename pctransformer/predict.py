@@ -23,7 +23,11 @@ from pctransformer.training import checkpoint
 from pctransformer.training.data import evaluation_transform, normalisation
 from pctransformer.training.distributed import choose_device
 from pctransformer.training.report import as_trained, autocast_type
-from pctransformer.training.settings import ClassificationTraining, PartSegmentationTraining
+from pctransformer.training.settings import (
+    ClassificationTraining,
+    PartSegmentationTraining,
+    SemanticSegmentationTraining,
+)
 
 Cloud: TypeAlias = str | Path | np.ndarray | Tensor | Sample
 """A file of points or a mesh, rows of points (n, 3 + C), or a sample of a data set."""
@@ -414,7 +418,10 @@ def load(run_or_checkpoint: str | Path, device: str | torch.device = "cpu") -> C
     read = checkpoint.read(run_or_checkpoint)
     task = read.about.get("task")
     if task not in (ClassificationTraining.task, PartSegmentationTraining.task):
-        raise UserError(f"{read.path} was trained for {task}; predictions want a model for classification or for parts")
+        hint = "; pctransformer.load_scenes reads it" if task == SemanticSegmentationTraining.task else ""
+        raise UserError(
+            f"{read.path} was trained for {task}; predictions want a model for classification or for parts{hint}"
+        )
     model = read.build_model()
     classes, parts = read.about.get("class_names", []), read.about.get("part_names", [])
     names, what = (classes, "class") if task == ClassificationTraining.task else (parts, "part")

@@ -1,4 +1,4 @@
-"""`pctransformer evaluate`: a trained model on labelled shapes: the test set of its run, or any other data."""
+"""`pctransformer evaluate`: a trained model on labelled shapes or scenes: the test set of its run, or other data."""
 
 from __future__ import annotations
 
@@ -46,12 +46,21 @@ def run(config: Config) -> int:
     from pctransformer.datasets.transforms import Compose, RandomScale
     from pctransformer.evaluation.classification import evaluate_classifier, vote
     from pctransformer.evaluation.segmentation import PartEvaluation, evaluate_segmenter
-    from pctransformer.training import data
+    from pctransformer.training import checkpoint, data
     from pctransformer.training.report import draw_evaluation, draw_parts
-    from pctransformer.training.settings import ClassificationTraining, PartSegmentationTraining
+    from pctransformer.training.settings import (
+        ClassificationTraining,
+        PartSegmentationTraining,
+        SemanticSegmentationTraining,
+    )
 
     if config.votes < 0:
         raise UserError(f"--votes must be 0 or more, got {config.votes}")
+    best = checkpoint.read(config.run)
+    if best.about.get("task") == SemanticSegmentationTraining.task:
+        from pctransformer.commands import scenes
+
+        return scenes.evaluate(config, best)
     check_free(config.out)
     trained = Trained.read(config.run, ClassificationTraining, PartSegmentationTraining)
     of_parts = isinstance(trained.settings, PartSegmentationTraining)

@@ -1,4 +1,4 @@
-"""`pctransformer predict`: classes of files, or parts of their points, printed, drawn and written down."""
+"""`pctransformer predict`: classes of files, of their parts or of scenes' points, printed, drawn and written down."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Config:
     category: str | None = None
     """What the files show, for a model that tells the parts of objects: one of its classes."""
     top: int = 5
-    """How many classes of each file, the most probable first."""
+    """How many classes of each file, the most probable first; of a scene those that most points have."""
     out: Annotated[Path | None, arg(metavar="FOLDER")] = None
     """New folder for predictions.json, pictures, and points with their parts. By default `predictions` in the run's
     folder, numbered."""
@@ -40,6 +40,8 @@ class Config:
     """The axis that stands upright in pictures."""
     not_finite: Literal["error", "drop"] = "error"
     """What to do with points that are NaN or infinite, as depth cameras write them."""
+    columns: int | None = None
+    """Values per point of .bin files, which do not say it: 6 for x, y, z and a colour. For scenes only."""
     device: str = "auto"
     """`cpu`, `cuda`, `cuda:1`; `auto` is a GPU where there is one."""
     json: bool = False
@@ -50,8 +52,10 @@ def run(config: Config) -> int:
     """Predict all files; 1 where some of them cannot be used."""
     from pctransformer.commands import predicted_classes, predicted_parts
     from pctransformer.predict import PartPredictor, load
+    from pctransformer.training import checkpoint as checkpoints
     from pctransformer.training.checkpoint import find_checkpoint, folder_of
     from pctransformer.training.run_folder import numbered
+    from pctransformer.training.settings import SemanticSegmentationTraining
 
     if config.top < 1:
         raise UserError(f"--top must be at least 1, got {config.top}")
@@ -60,6 +64,10 @@ def run(config: Config) -> int:
     folder = config.out or numbered(folder_of(checkpoint) / "predictions")
     if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
         raise UserError(f"{folder} exists already and is not overwritten; give a new folder with --out")
+    if checkpoints.read(checkpoint).about.get("task") == SemanticSegmentationTraining.task:
+        from pctransformer.commands import scenes
+
+        return scenes.predict(config, checkpoint, files, folder)
     predictor = load(checkpoint, config.device)
     samples, failed = _prepared(predictor, files, config.not_finite)
     predictions: list[Any]

@@ -18,6 +18,8 @@ from pctransformer.evaluation.segmentation import (
     parts_of_classes,
     predict_parts,
 )
+from pctransformer.evaluation.semantic import SceneEvaluation, SceneScore, evaluate_scenes
+from pctransformer.evaluation.tiles import SceneLogits, segment_scene
 
 __all__ = [
     "ClassificationScore",
@@ -27,10 +29,14 @@ __all__ = [
     "PartEvaluation",
     "PartScore",
     "Robustness",
+    "SceneEvaluation",
+    "SceneLogits",
+    "SceneScore",
     "comparison_table",
     "evaluate_classifier",
     "evaluate_kitti",
     "evaluate_robustness",
+    "evaluate_scenes",
     "evaluate_segmenter",
     "few_shot",
     "logistic_regression",
@@ -38,5 +44,6 @@ __all__ = [
     "parts_of_classes",
     "predict_logits",
     "predict_parts",
+    "segment_scene",
     "vote",
 ]

@@ -238,11 +238,18 @@ def point_transformer_v3_small_seg(
     """Three levels, 4 % of the published weights, for training on a CPU: rooms in cells of 0.05 m, or shapes in the
     unit sphere with a thousand points; of these, 0.03 apart, the second level keeps a third and the third a tenth. See
     `point_transformer_v3_seg`.
+
+    Its norms follow the batches of the last ten steps or so: the hundred of the published ones would leave short
+    trainings with the statistics of random weights.
     """
-    return point_transformer_v3_seg(
+    model = point_transformer_v3_seg(
         num_classes, in_channels, num_categories=num_categories, cell_size=cell_size, position=position,
         patch_size=patch_size, dims=dims, depths=depths, up_dims=up_dims, up_depths=up_depths, drop_path=drop_path,
     )  # fmt: skip
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm1d):
+            module.momentum = 0.1
+    return model
 
 
 def _encoder(

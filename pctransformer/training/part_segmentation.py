@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pctransformer.datasets import CloudDataset, collate_parts
@@ -23,6 +22,7 @@ from pctransformer.training.command import Plan, describe_data, describe_run
 from pctransformer.training.distributed import World
 from pctransformer.training.engine import Batch, Task
 from pctransformer.training.model import make_model
+from pctransformer.training.point_loss import point_loss
 from pctransformer.training.progress import Display
 from pctransformer.training.report import as_trained, draw_parts, draw_training
 from pctransformer.training.run_folder import RunFolder
@@ -76,12 +76,7 @@ def _plan(settings: PartSegmentationTraining, pretrained: Path | None, folder: R
 def part_loss(model: nn.Module, batch: Batch) -> dict[str, Tensor]:
     """Cross-entropy of all points with a label, among all parts, and the share of them that are right."""
     points, category, labels = batch
-    logits = model(points, category).float()  # (N, parts)
-    known = labels >= 0
-    count = known.sum().clamp(min=1)
-    right = (logits.detach().argmax(1) == labels) & known
-    loss = F.cross_entropy(logits, labels, ignore_index=-1, reduction="sum")
-    return {"loss": loss / count, "accuracy": right.sum() / count}
+    return point_loss(model(points, category), labels)
 
 
 class _Validation:

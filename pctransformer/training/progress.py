@@ -20,6 +20,7 @@ _SHOWN = {  # column of metrics.jsonl: how a line per epoch shows it
     "validation_macc": "mAcc {:.3f}",
     "validation_instance_miou": "instance mIoU {:.3f}",
     "validation_class_miou": "class mIoU {:.3f}",
+    "validation_miou": "mIoU {:.3f}",
     "lr": "| lr {:.1e}",
     "shapes_per_second": "{:.0f} shapes/s",
 }

@@ -11,6 +11,8 @@ import torch
 from pctransformer.datasets import CloudDataset, Sample
 from pctransformer.evaluation.classification import Evaluation
 from pctransformer.evaluation.segmentation import PartEvaluation
+from pctransformer.evaluation.semantic import SceneScore
+from pctransformer.evaluation.tiles import SceneLogits
 from pctransformer.heads.reconstruction import Reconstruction
 from pctransformer.training.settings import OptimizationSettings
 
@@ -44,6 +46,37 @@ def draw_parts(evaluation: PartEvaluation, samples: CloudDataset, figures: Path)
 
     class_figure(evaluation.score).savefig(figures / "classes.png", dpi=150)
     part_gallery(samples, evaluation).savefig(figures / "parts.png", dpi=150)
+
+
+class SceneFigures:
+    """What an evaluation of scenes leaves: confusion.png, and scene-1.png and so on with true and predicted classes.
+
+    Args:
+        folder: that exists.
+        class_names: of the points.
+        limit: scenes that are drawn, the first ones.
+    """
+
+    def __init__(self, folder: Path, class_names: Sequence[str], limit: int = 3) -> None:
+        self.folder, self.class_names, self.limit, self.count = folder, class_names, limit, 0
+
+    def add(self, sample: Sample, found: SceneLogits) -> None:
+        """Draw a scene; the `seen` of `evaluate_scenes`."""
+        from pctransformer.visualization.scenes import scene_figure
+
+        self.count += 1
+        if self.count > self.limit:
+            return
+        true = None if sample.point_labels is None else sample.point_labels.numpy()
+        name = Path(sample.name).name
+        figure = scene_figure(sample.xyz.numpy(), found.labels.numpy(), self.class_names, name, true=true)
+        figure.savefig(self.folder / f"scene-{self.count}.png", dpi=110)
+
+    def finish(self, score: SceneScore) -> None:
+        """Draw the confusion matrix of all scenes."""
+        from pctransformer.visualization.figures import confusion_figure
+
+        confusion_figure(score).savefig(self.folder / "confusion.png", dpi=150)
 
 
 def draw_training(rows: list[dict[str, Any]], chosen: int, figures: Path) -> None:

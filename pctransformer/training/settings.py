@@ -126,6 +126,28 @@ class UnlabelledData:
 
 
 @dataclass(frozen=True)
+class SceneData:
+    """Where scenes come from whose points have classes, and what a model is shown of them."""
+
+    data: str = "generated"
+    """`generated` for generated rooms, or a folder with labelled clouds in `train` and `test`, see data/README.md."""
+    cell_size: float = 0.05
+    """Edge of the cells that scenes are thinned by, metres; one point of each is shown."""
+    num_points: int = 6144
+    """Points of what is shown in one step: those nearest to a vertical line through a random one."""
+    tile_points: int = 16384
+    """Points of a tile in evaluation and prediction; more need memory, fewer have less around them to go by."""
+    colors: bool = True
+    """Use red, green and blue: 6 input channels instead of 3."""
+    validation: float = 0.1
+    """Share of the training scenes that is held out, to choose the epoch by; the same scenes for every seed."""
+    crops: int = 4
+    """How often each scene is taken in an epoch, each time somewhere else."""
+    num_rooms: int = 60
+    """Generated scenes to train on; a quarter as many to test on."""
+
+
+@dataclass(frozen=True)
 class OptimizationSettings:
     """How weights are changed."""
 
@@ -166,6 +188,21 @@ class PartOptimization(OptimizationSettings):
     epochs: int = 8
     batch_size: int = 16
     """Shapes of one step, over all processes."""
+
+
+@dataclass(frozen=True)
+class SceneOptimization(OptimizationSettings):
+    """How weights are changed to tell the classes of points apart."""
+
+    epochs: int = 12
+    batch_size: int = 4
+    """Pieces of scenes in one step, over all processes."""
+    lr: float = 4e-3
+    """Highest learning rate."""
+    warmup_epochs: float = 0.5
+    """Epochs in which the learning rate rises from zero."""
+    ema: float = 0.98
+    """Decay per step of an average of the weights, which is then what is evaluated and saved; 0: none."""
 
 
 @dataclass(frozen=True)
@@ -238,6 +275,24 @@ class PartSegmentationTraining(Training):
     anything else has to be there."""
     data: PartData = field(default_factory=PartData)
     optimization: PartOptimization = field(default_factory=PartOptimization)
+
+    @property
+    def sources(self) -> tuple[str, ...]:
+        return (self.data.data,)
+
+
+@dataclass(frozen=True)
+class SemanticSegmentationTraining(Training):
+    """Options of `pctransformer train semantic-segmentation`."""
+
+    task = "semantic-segmentation"
+
+    model: str = "point_transformer_v3_small_seg"
+    """One of `pctransformer models "*_seg"`; one that has cells gets them in the size that scenes are thinned by."""
+    pretrained: Path | None = None
+    """Weights to start from: a run, or a file. The last layer starts anew where the classes are others."""
+    data: SceneData = field(default_factory=SceneData)
+    optimization: SceneOptimization = field(default_factory=SceneOptimization)
 
     @property
     def sources(self) -> tuple[str, ...]:

@@ -37,8 +37,9 @@ MAY_IMPORT = {
     "visualization": {"datasets", "evaluation", "errors", "layers", *TENSORS},
     "training": {"models", *MODELS, *AROUND},
     "predict": {"models", "training", *MODELS, *AROUND},
+    "predict_scenes": {"models", "training", *MODELS, *AROUND},
     "demo": {"models", "training", "predict", *MODELS, *AROUND},
-    "commands": {"models", "training", "predict", *MODELS, *AROUND},
+    "commands": {"models", "training", "predict", "predict_scenes", *MODELS, *AROUND},
     "cli": {"errors"},  # commands are imported by name when they are called
     "__main__": {"cli"},
 }

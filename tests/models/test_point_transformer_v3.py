@@ -178,3 +178,11 @@ def test_gradients_repeat_exactly():
         assert all(map(torch.equal, gradient(), gradient()))
     finally:
         torch.use_deterministic_algorithms(False)
+
+
+def test_norms_of_the_small_size_follow_short_trainings():
+    model = create_model("point_transformer_v3_small_seg", num_classes=2, in_channels=3)
+    momenta = {module.momentum for module in model.modules() if isinstance(module, torch.nn.BatchNorm1d)}
+    assert momenta == {0.1}
+    published = create_model("point_transformer_v3_seg", num_classes=2, in_channels=3)
+    assert {m.momentum for m in published.modules() if isinstance(m, torch.nn.BatchNorm1d)} == {0.01}

@@ -1,0 +1,128 @@
+"""What `evaluate` and `predict` do where a model tells what each point of a scene is."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pctransformer.commands.terminal import console, print_table
+from pctransformer.commands.trained import check_free, make_folder
+from pctransformer.errors import UserError
+from pctransformer.evaluation.semantic import evaluate_scenes
+from pctransformer.predict_scenes import load_scenes
+from pctransformer.training.checkpoint import Checkpoint
+from pctransformer.training.distributed import choose_device
+from pctransformer.training.report import SceneFigures
+from pctransformer.training.scenes import open_scenes, tiling
+from pctransformer.training.settings import SemanticSegmentationTraining
+
+if TYPE_CHECKING:
+    from pctransformer.commands.evaluate import Config as Evaluate
+    from pctransformer.commands.predict import Config as Predict
+
+
+def evaluate(config: Evaluate, trained: Checkpoint) -> int:
+    """Segment all scenes of a run's test set, or of other data, print, write."""
+    if config.votes or config.eval_points is not None:
+        raise UserError("--votes and --eval-points are for models of single shapes; scenes are segmented whole")
+    check_free(config.out)
+    settings = trained.settings(SemanticSegmentationTraining)
+    if config.data is not None:
+        settings = dataclasses.replace(settings, data=dataclasses.replace(settings.data, data=config.data))
+    scenes = open_scenes(settings.data, config.split)
+    if list(scenes.part_names) != trained.about["class_names"]:
+        raise UserError(
+            f"{trained.path} knows the classes {', '.join(trained.about['class_names'])}, and the points of"
+            f" {settings.data.data} have {', '.join(scenes.part_names)}; evaluation needs the same in the same order"
+        )
+    device = choose_device(config.device)
+    model = trained.build_model().to(device)
+    folder = make_folder(config.out, trained.path, "evaluation")
+    figures = SceneFigures(folder, scenes.part_names)
+    found = evaluate_scenes(model, scenes, **tiling(settings, device), seen=figures.add)
+    figures.finish(found.score)
+    result = {
+        "checkpoint": str(trained.path),
+        "epoch": trained.about["epoch"],
+        "data": settings.data.data,
+        "split": config.split,
+        "scenes": len(scenes),
+        "result": found.as_dict(),
+    }
+    text = json.dumps(result, indent=1) + "\n"
+    (folder / "results.json").write_text(text)
+    if config.json:
+        print(text, end="")
+        return 0
+    out = console()
+    out.print(found.score.table())
+    out.print(
+        f"\nmIoU {found.score.mean_iou:.4f}  OA {found.score.overall_accuracy:.4f}"
+        f"  ({len(scenes)} scenes, {config.split})\nresults and figures: {folder}"
+    )
+    return 0
+
+
+def predict(config: Predict, trained: Path, files: list[Path], folder: Path) -> int:
+    """Segment all files; 1 where some of them cannot be used."""
+    if config.up != "z":
+        raise UserError("--up y: scenes must stand upright along z, as in training; turn them first")
+    predictor = load_scenes(trained, config.device)
+    predictions, failed, rows = [], [], []
+    for file in files:
+        try:
+            found = predictor.predict(file, columns=config.columns, not_finite=config.not_finite)
+        except (UserError, ValueError, OSError) as error:
+            reason = str(error) if str(file) in str(error) else f"{file}: {error}"
+            failed.append({"file": str(file), "reason": reason.replace("not_finite='drop'", "--not-finite drop")})
+            continue
+        stem = _free(folder, file.stem)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            found.write(folder, stem)
+        except OSError as error:
+            raise UserError(f"{folder} cannot be written ({error.strerror}); give another with --out") from None
+        if config.pictures:
+            from pctransformer.visualization.scenes import scene_figure
+
+            figure = scene_figure(found.xyz, found.labels, found.class_names, file.name, colors=found.colors)
+            figure.savefig(folder / f"{stem}.png", dpi=110)
+        shares = found.shares
+        predictions.append(
+            {
+                "file": str(file), "points": len(found.labels), "tiles": found.tiles, "shares": shares,
+                "cloud": f"{stem}.ply", "labels": f"{stem}.npz", "picture": f"{stem}.png" if config.pictures else None,
+            }
+        )  # fmt: skip
+        most = ", ".join(f"{name} {share:.1%}" for name, share in list(shares.items())[: config.top])
+        rows.append((str(file), str(len(found.labels)), str(found.tiles), most))
+    record = {
+        "model": str(trained),
+        "class_names": list(predictor.class_names),
+        "predictions": predictions,
+        "failed": failed,
+    }
+    if predictions:
+        (folder / "predictions.json").write_text(json.dumps(record, indent=2) + "\n")
+    if config.json:
+        print(json.dumps(record, indent=2), flush=True)
+    elif predictions:
+        print_table(("file", "points", "tiles", "classes"), rows, right=(1, 2))
+    for fault in failed:
+        print(f"pctransformer: {fault['reason']}", file=sys.stderr)
+    if predictions:
+        print(f"coloured points, labels{' and pictures' if config.pictures else ''}: {folder}",
+              file=sys.stderr if config.json else sys.stdout)  # fmt: skip
+    return 1 if failed else 0
+
+
+def _free(folder: Path, stem: str) -> str:
+    """The stem, with a number where several files share it."""
+    name, number = stem, 1
+    while (folder / f"{name}.ply").exists():
+        number += 1
+        name = f"{stem}-{number}"
+    return name
