@@ -201,7 +201,7 @@ class SubmanifoldConv3d(_SparseConvolution):
         kernel_size: cells along z, y, x, or one number for all; odd, so that there is a cell in the middle.
         bias: whether to learn a constant for each channel.
         backend: "torch"; "spconv"; or "auto": spconv on a GPU where it is installed and
-            `torch.use_deterministic_algorithms` is off, else torch, which is as fast on a CPU.
+            `torch.use_deterministic_algorithms` is off, else torch, which is level with it on a CPU.
 
     Attributes:
         weight: (out, kz, ky, kx, in), as spconv 2 has it.
