@@ -28,10 +28,10 @@ Parameters are those of the defaults, for ModelNet40's 40 classes or ShapeNet's 
 sizes, and in evaluation a cloud gives what it gives alone, whatever else is in its batch. The order of points matters
 no further than that sampling starts at the first, and that crowded balls of PointNet++ keep those that come first.
 
-`torch.compile` takes every model, and gives what it gives otherwise. "whole": clouds of equal sizes, in evaluation, are
-one graph (`fullgraph=True`), and `torch.export` takes all but pretraining, too, for clouds of these sizes. "pieces":
-sizes depend on coordinates on the way, so the graph breaks there, and there is nothing to export. Clouds that compiled
-models get are not checked for NaN when they come in, as they are otherwise on a CPU.
+`torch.compile` takes every model, and gives what it gives otherwise. With default options, "whole": clouds of equal
+sizes, in evaluation, are one graph (`fullgraph=True`), and `torch.export` takes all but pretraining, too, for clouds of
+these sizes. "pieces": sizes depend on coordinates on the way, so the graph breaks there, and there is nothing to
+export. Clouds that compiled models get are not checked for NaN when they come in, as they are otherwise on a CPU.
 
 """
 

@@ -35,9 +35,9 @@ class ModelInfo:
         task: "classification" gives logits of clouds (a `Classifier`), "segmentation" of points (a `Segmenter`);
             "pretraining" learns without labels (a `Pretraining`) what a classifier starts from, whose name it has with
             `_pretraining` behind; so may a `Segmenter`, which has that name with `_seg` behind.
-        graph: "whole": in evaluation and for clouds of equal sizes, `torch.compile(fullgraph=True)` takes the model as
-            one graph, and `torch.export` too but for pretraining. "pieces": `torch.compile` breaks the graph where
-            sizes depend on coordinates, and there is nothing to export.
+        graph: of the model with its default options. "whole": in evaluation and for clouds of equal sizes,
+            `torch.compile(fullgraph=True)` takes it as one graph, and `torch.export` too but for pretraining. "pieces":
+            `torch.compile` breaks the graph where sizes depend on coordinates, and there is nothing to export.
     """
 
     name: str
