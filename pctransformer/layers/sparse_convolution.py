@@ -65,7 +65,7 @@ class Rules:
         self, voxels: VoxelBatch, kernel_size: Sequence[int], stride: Sequence[int] | None, padding: Sequence[int]
     ) -> None:
         self.kernel_size, self.stride, self.padding = tuple(kernel_size), stride and tuple(stride), tuple(padding)
-        self.voxels = voxels.replace(features=voxels.features.detach()[:, :0])
+        self.voxels = voxels.replace(features=voxels.features.new_empty(len(voxels.features), 0))
         self.out_grid = voxels.grid if stride is None else voxels.grid.convolved(kernel_size, stride, padding)
         self.of_spconv: dict[str, Any] = {}
         """spconv's form, by the name that its layers know it by."""
@@ -131,7 +131,8 @@ class _SparseConvolution(nn.Module):
             the output cells, sorted as all of them are, with out_channels features.
 
         Raises:
-            ValueError: the features have other channels, or the rules are for another kernel or other cells.
+            ValueError: the features have other channels, or the rules are for another kernel or other cells
+                (on CUDA: for another number of cells).
             ImportError: backend="spconv" where that package is not installed.
         """
         if voxels.features.shape[1] != self.in_channels:
@@ -153,10 +154,10 @@ class _SparseConvolution(nn.Module):
                 f"the rules are for a kernel of {rules.kernel_size}, stride {rules.stride}, padding {rules.padding};"
                 f" the layer has {self.kernel_size}, {self.stride}, {self.padding}: make them with its own rules()"
             )
-        if rules.voxels.coordinates.shape != voxels.coordinates.shape:
+        known, given = rules.voxels.coordinates, voxels.coordinates
+        if known.shape != given.shape or (given.device.type == "cpu" and not torch.equal(known, given)):
             raise ValueError(
-                f"the rules are for {len(rules.voxels.coordinates)} cells, there are {len(voxels.coordinates)}: make"
-                " new ones where cells change"
+                f"the rules are for {len(known)} cells, these are {len(given)} others: make new ones where cells change"
             )
         return rules
 

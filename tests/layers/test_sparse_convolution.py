@@ -190,9 +190,12 @@ def test_rules_that_do_not_fit_are_refused():
         SubmanifoldConv3d(3, 4, 5)(voxels, rules)
     with pytest.raises(ValueError, match="stride None"):
         SparseConv3d(3, 4, 3)(voxels, rules)
-    other = cloud(shares=(0.2,))
-    with pytest.raises(ValueError, match=f"{len(voxels.coordinates)} cells, there are {len(other.coordinates)}"):
-        SubmanifoldConv3d(3, 4, 3)(other, rules)
+    for other in (cloud(shares=(0.2,)), voxels.replace(coordinates=voxels.coordinates.flip(0))):
+        count = len(other.coordinates)
+        with pytest.raises(ValueError, match=f"for {len(voxels.coordinates)} cells, these are {count} others"):
+            SubmanifoldConv3d(3, 4, 3)(other, rules)
+    twin = voxels.replace(coordinates=voxels.coordinates.clone())
+    assert torch.equal(SubmanifoldConv3d(3, 4, 3)(twin, rules).coordinates, voxels.coordinates)
 
 
 def test_half_precision_is_computed_as_float32(backend):
