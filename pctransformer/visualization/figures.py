@@ -93,7 +93,11 @@ _PANELS = (
     ),
     (
         "validation mIoU, %",
-        (("validation_instance_miou", "instance", BLUE), ("validation_class_miou", "class", ORANGE)),
+        (
+            ("validation_miou", "of all points", BLUE),
+            ("validation_instance_miou", "instance", BLUE),
+            ("validation_class_miou", "class", ORANGE),
+        ),
     ),
     ("learning rate", (("lr", "", DARK),)),
 )
@@ -105,8 +109,9 @@ def training_figure(rows: Sequence[Mapping[str, Any]], chosen: int | None = None
 
     Args:
         rows: one mapping per epoch with any of epoch, train_loss, train_accuracy, validation_loss, validation_accuracy,
-            validation_oa, validation_macc, validation_instance_miou, validation_class_miou, lr; accuracies and IoUs are
-            shares of 1. A row without `epoch` counts from 0. What is missing, None or not finite is left out, and so is
+            validation_oa, validation_macc, validation_miou, validation_instance_miou, validation_class_miou, lr;
+            accuracies and IoUs are shares of 1. A row without `epoch` counts from 0. What is missing, None or not
+            finite is left out, and so is
             a panel without any value.
         chosen: the epoch whose weights were kept, which is marked.
     """
@@ -157,7 +162,8 @@ def _summary(rows: Sequence[Mapping[str, Any]], chosen: int | None) -> str:
     if kept is None:
         return text
     names = {
-        "validation_oa": "OA", "validation_macc": "mAcc", "validation_instance_miou": "instance mIoU",
+        "validation_miou": "mIoU", "validation_oa": "OA", "validation_macc": "mAcc",
+        "validation_instance_miou": "instance mIoU",
         "validation_class_miou": "class mIoU", "validation_loss": "loss",
     }  # fmt: skip
     values = [

@@ -87,7 +87,10 @@ def test_evaluation_gives_the_test_again(finished, scans, tmp_path, capsys):
     assert again["scenes"] == 2
     assert {path.name for path in (tmp_path / "again").iterdir()} >= {"results.json", "confusion.png", "scene-1.png"}
     assert cli.main(["evaluate", str(finished), "--votes", "3"]) == 2
-    assert cli.main(["evaluate", str(finished), "--data", "generated"]) == 2
+    (tmp_path / "other" / "test").mkdir(parents=True)
+    write_scene(tmp_path / "other" / "test" / "a.ply", seed=0)
+    (tmp_path / "other" / "class_names.txt").write_text("block\nfloor\n")
+    assert cli.main(["evaluate", str(finished), "--data", str(tmp_path / "other")]) == 2
     assert "evaluation needs the same" in capsys.readouterr().err
 
 
