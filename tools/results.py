@@ -1,9 +1,11 @@
-"""Put finished runs into docs/results.json, and print the lines of docs/results.md.
+"""Put what was reached into docs/results.json, and print the line of docs/results.md.
 
     python tools/results.py runs/modelnet10-0 runs/modelnet10-1 runs/modelnet10-2 --title "PCT, half width"
+    python tools/results.py runs/mixers/comparison.json --title "Token mixers"
 
-Runs of one call differ in their seed only; their results are given as mean and sample standard deviation. An entry with
-the same title is replaced.
+Run folders of one call differ in their seed only; their results are given as mean and sample standard deviation. A JSON
+file, which other commands write as their result, is taken as it is. Of paths the last part is kept. An entry with the
+same title is replaced.
 """
 
 from __future__ import annotations
@@ -15,12 +17,29 @@ from pathlib import Path
 from typing import Any
 
 DOCS = Path(__file__).parents[1] / "docs"
+MEASURES = {
+    "classification": ("overall_accuracy", "mean_class_accuracy"),
+    "part-segmentation": ("instance_mean_iou", "class_mean_iou", "point_accuracy"),
+    "semantic-segmentation": ("mean_iou", "mean_class_accuracy", "overall_accuracy"),
+}
+"""Of the test, by task; the first is given for each seed, too."""
 
 
 def read(run: Path) -> dict[str, Any]:
     """What a run says of itself: settings, and its results where it is done."""
     names = {"settings": "settings.json", "results": "results.json"}
     return {key: json.loads((run / name).read_text()) for key, name in names.items()}
+
+
+def without_folders(value: Any) -> Any:
+    """The same JSON, with absolute paths cut down to their last part."""
+    if isinstance(value, dict):
+        return {key: without_folders(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [without_folders(inner) for inner in value]
+    if isinstance(value, str):
+        return " ".join(Path(word).name if word.startswith("/") else word for word in value.split(" "))
+    return value
 
 
 def entry(title: str, runs: list[dict[str, Any]]) -> dict[str, Any]:
@@ -32,62 +51,62 @@ def entry(title: str, runs: list[dict[str, Any]]) -> dict[str, Any]:
     shared = [{k: v for k, v in run["settings"].items() if k not in ("seed", "out", "resume")} for run in runs]
     if any(settings != shared[0] for settings in shared):
         raise ValueError("the runs differ in more than their seed; give them titles of their own")
-    environments = [run["results"]["environment"] for run in runs]
-    first = environments[0]
-    reached = []
-    for run, environment in zip(runs, environments):
-        test, results = run["results"]["test"], run["results"]
-        reached.append(
-            {
-                "seed": run["settings"]["seed"],
-                "overall_accuracy": test["overall_accuracy"],
-                "mean_class_accuracy": test["mean_class_accuracy"],
-                "epoch": results["epoch"],
-                "validation_overall_accuracy": results["validation"]["oa"],
-                "seconds": results["seconds"],
-                "commit": environment["commit"],
-            }
-        )
+    first = runs[0]["results"]
+    measures = MEASURES[first["task"]]
+    reached = [
+        {
+            "seed": run["settings"]["seed"],
+            "test": {name: run["results"]["test"][name] for name in measures},
+            "epoch": run["results"]["epoch"],
+            "validation": run["results"]["validation"],
+            "seconds": run["results"]["seconds"],
+            "commit": run["results"]["environment"]["commit"],
+        }
+        for run in runs
+    ]
+    test = {}
+    for name in measures:
+        values = [run["test"][name] for run in reached]
+        test[name] = {"mean": statistics.mean(values), "std": statistics.stdev(values) if len(values) > 1 else None}
+    machine = ("gpu", "processor", "threads", "processes", "torch", "python")
     return {
         "title": title,
-        "task": runs[0]["results"]["task"],
-        "data": Path(shared[0]["data"]["data"]).name,
-        "settings": {**shared[0], "data": {**shared[0]["data"], "data": Path(shared[0]["data"]["data"]).name}},
-        "machine": {key: first[key] for key in ("gpu", "processor", "threads", "processes", "torch", "python")},
+        "task": first["task"],
+        "settings": shared[0],
+        "machine": {key: first["environment"][key] for key in machine},
+        "test": test,
         "runs": reached,
-        **{
-            name: {"mean": statistics.mean(values), "std": statistics.stdev(values) if len(values) > 1 else None}
-            for name in ("overall_accuracy", "mean_class_accuracy")
-            if (values := [run[name] for run in reached])
-        },
     }
 
 
 def line(row: dict[str, Any]) -> str:
-    """The row of the table."""
+    """The row of the table: all measures, the seeds, the first measure of each, minutes."""
+    measures = MEASURES[row["task"]]
 
-    def spread(name: str) -> str:
-        mean, std = row[name]["mean"], row[name]["std"]
+    def spread(mean: float, std: float | None) -> str:
         return f"{100 * mean:.1f}" + (f" ± {100 * std:.1f}" if std is not None else "")
 
     minutes = statistics.mean(run["seconds"] for run in row["runs"]) / 60
     seeds = ", ".join(str(run["seed"]) for run in row["runs"])
-    each = ", ".join(f"{100 * run['overall_accuracy']:.1f}" for run in row["runs"])
-    oa, macc = spread("overall_accuracy"), spread("mean_class_accuracy")
-    return f"| {row['title']} | {row['data']} | {oa} | {macc} | {seeds} | {each} | {minutes:.0f} min |"
+    each = ", ".join(f"{100 * run['test'][measures[0]]:.1f}" for run in row["runs"])
+    cells = [row["title"], *(spread(**row["test"][name]) for name in measures), seeds, each, f"{minutes:.0f} min"]
+    return f"| {' | '.join(cells)} |"
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("runs", nargs="+", type=Path)
+    parser.add_argument("results", nargs="+", type=Path, metavar="RUN|JSON")
     parser.add_argument("--title", required=True)
     parser.add_argument("--json", type=Path, default=DOCS / "results.json")
     arguments = parser.parse_args()
-    row = entry(arguments.title, [read(run) for run in arguments.runs])
+    if len(arguments.results) == 1 and arguments.results[0].is_file():
+        row = {"title": arguments.title, "report": json.loads(arguments.results[0].read_text())}
+    else:
+        row = entry(arguments.title, [read(run) for run in arguments.results])
+        print(line(row))
     kept = json.loads(arguments.json.read_text()) if arguments.json.exists() else []
-    rows = [other for other in kept if other["title"] != row["title"]] + [row]
-    arguments.json.write_text(json.dumps(rows, indent=1) + "\n")
-    print(line(row))
+    rows = [other for other in kept if other["title"] != row["title"]] + [without_folders(row)]
+    arguments.json.write_text(json.dumps(rows, indent=1, ensure_ascii=False) + "\n")
 
 
 if __name__ == "__main__":
