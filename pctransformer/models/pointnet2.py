@@ -128,12 +128,30 @@ def _single_scale(in_dim: int, closed: bool, pad: Literal["none", "first"]) -> t
     )
 
 
+def _small(in_dim: int) -> tuple[SetAbstraction, SetAbstraction]:
+    """Half the centres, neighbours and channels of single-scale grouping."""
+    return (
+        SetAbstraction(in_dim, num_samples=256, radii=(0.2,), ks=(16,), widths=((32, 32, 64),), pad="first"),
+        SetAbstraction(64, num_samples=64, radii=(0.4,), ks=(32,), widths=((64, 64, 128),), pad="first"),
+    )
+
+
+def pointnet2_small(num_classes: int = 40, in_channels: int = 3) -> PointNet2:
+    """Half the centres, neighbours and channels of `pointnet2_ssg`, for training on a CPU."""
+    return PointNet2(
+        levels=_small(in_channels - 3), whole=GroupAll(128, (128, 256, 512)), num_features=512, dropout=(0.4, 0.4),
+        in_channels=in_channels, num_classes=num_classes,
+    )  # fmt: skip
+
+
 def pointnet2_ssg(
-    num_classes: int = 40, in_channels: int = 3, *, closed: bool = False, pad: Literal["none", "first"] = "none"
+    num_classes: int = 40, in_channels: int = 3, *, closed: bool = False, pad: Literal["none", "first"] = "first"
 ) -> PointNet2:
     """Single-scale grouping, 1 475 688 parameters for 40 classes. Clouds should fill the unit sphere.
 
-    Public weights of yanx27 were trained with `closed` balls and `pad="first"`; the latter matters in training only.
+    Balls are padded as published; it matters in training only, where `pad="none"` leaves the padding out of BatchNorm's
+    statistics, but makes tensors of ever other sizes, which fragment the memory of a CPU: several times as much of it.
+    Public weights of yanx27 were trained with `closed` balls.
     """
     return PointNet2(
         levels=_single_scale(in_channels - 3, closed, pad), whole=GroupAll(256, (256, 512, 1024)), num_features=1024,
@@ -142,7 +160,7 @@ def pointnet2_ssg(
 
 
 def pointnet2_msg(
-    num_classes: int = 40, in_channels: int = 3, *, closed: bool = False, pad: Literal["none", "first"] = "none"
+    num_classes: int = 40, in_channels: int = 3, *, closed: bool = False, pad: Literal["none", "first"] = "first"
 ) -> PointNet2:
     """Multi-scale grouping, 1 747 368 parameters for 40 classes. Otherwise as `pointnet2_ssg`."""
     levels = (
@@ -167,7 +185,7 @@ def pointnet2_ssg_seg(
     *,
     num_categories: int = 0,
     closed: bool = False,
-    pad: Literal["none", "first"] = "none",
+    pad: Literal["none", "first"] = "first",
 ) -> PointNet2Segmenter:
     """Segmentation with single-scale grouping, 1 410 866 parameters for ShapeNet's 50 parts and 16 categories.
 
@@ -191,7 +209,7 @@ def pointnet2_msg_seg(
     *,
     num_categories: int = 0,
     closed: bool = False,
-    pad: Literal["none", "first"] = "none",
+    pad: Literal["none", "first"] = "first",
 ) -> PointNet2Segmenter:
     """Segmentation with multi-scale grouping, 1 740 574 parameters; otherwise as `pointnet2_ssg_seg`."""
     levels = (
@@ -217,18 +235,14 @@ def pointnet2_msg_seg(
 
 def pointnet2_small_seg(num_classes: int = 50, in_channels: int = 3, *, num_categories: int = 0) -> PointNet2Segmenter:
     """Half the centres, neighbours and channels of `pointnet2_ssg_seg`, for training on a CPU."""
-    levels = (
-        SetAbstraction(in_channels, num_samples=256, radii=(0.2,), ks=(16,), widths=((32, 32, 64),)),
-        SetAbstraction(64, num_samples=64, radii=(0.4,), ks=(32,), widths=((64, 64, 128),)),
-    )
     up = (
         FeaturePropagation(512, 128, (128, 128)),
         FeaturePropagation(128, 64, (128, 64)),
         FeaturePropagation(64, num_categories + in_channels, (64, 64)),
     )
     return PointNet2Segmenter(
-        levels=levels, whole=GroupAll(128, (128, 256, 512)), up=up, num_features=64, in_channels=in_channels,
-        num_classes=num_classes, num_categories=num_categories,
+        levels=_small(in_channels), whole=GroupAll(128, (128, 256, 512)), up=up, num_features=64,
+        in_channels=in_channels, num_classes=num_classes, num_categories=num_categories,
     )  # fmt: skip
 
 

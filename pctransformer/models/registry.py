@@ -206,6 +206,13 @@ _MODELS = {
             "pointnet2_msg", "pointnet2", "PointNet++, multi-scale grouping", _POINTNET2, _YANX27, graph="pieces"
         ),
         ModelInfo(
+            "pointnet2_small",
+            "pointnet2",
+            "PointNet++ of half the size for training on a CPU",
+            _POINTNET2,
+            graph="pieces",
+        ),
+        ModelInfo(
             "pointnet2_small_seg",
             "pointnet2",
             "PointNet++ for points, of half the size for training on a CPU",
