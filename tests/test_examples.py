@@ -51,6 +51,15 @@ def test_pretraining(workplace):
     assert (workplace / "runs" / "point_mae_small-generated-2" / "results.json").exists()
 
 
+def test_compare_mixers(workplace):
+    sizes = ["--epochs", "1", "--points", "64", "--shapes", "76", "--mixers", "shift", "mean_pool"]
+    lines = run(workplace, "compare_mixers.py", *sizes).splitlines()[-2:]
+    assert {line.split()[0] for line in lines} == {"shift", "mean_pool"}
+    assert [float(line.split()[-1]) for line in lines] == sorted(
+        (float(line.split()[-1]) for line in lines), reverse=True
+    )
+
+
 def test_shapenet_parts(workplace):
     sizes = ["--epochs", "1", "--points", "64", "--shapes", "76", "--model", "pointnet2_small_seg"]
     lines = run(workplace, "shapenet_parts.py", "generated", *sizes).splitlines()
