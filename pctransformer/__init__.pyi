@@ -9,7 +9,6 @@ from pctransformer.models import create_model as create_model
 from pctransformer.models import list_models as list_models
 from pctransformer.points import PointBatch as PointBatch
 from pctransformer.predict import load as load
-from pctransformer.predict_scenes import load_scenes as load_scenes
 from pctransformer.voxels import BevMap as BevMap
 from pctransformer.voxels import Grid as Grid
 from pctransformer.voxels import VoxelBatch as VoxelBatch
@@ -27,7 +26,6 @@ __all__ = [
     "list_mixers",
     "list_models",
     "load",
-    "load_scenes",
     "ops",
     "predict",
     "record_attention",

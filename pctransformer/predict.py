@@ -19,6 +19,7 @@ from pctransformer.datasets.transforms import EvenSubset, OnlyCoordinates
 from pctransformer.errors import UserError, did_you_mean
 from pctransformer.evaluation.segmentation import part_logits, parts_of_classes
 from pctransformer.ops import interpolate
+from pctransformer.predict_scenes import ScenePredictor
 from pctransformer.training import checkpoint
 from pctransformer.training.data import evaluation_transform, normalisation
 from pctransformer.training.distributed import choose_device
@@ -399,8 +400,10 @@ def _carried(values: Tensor, xyz: Tensor, to_xyz: Tensor) -> Tensor:
 
 
 # ---- loading ---------------------------------------------------------------------------------------------------------
-def load(run_or_checkpoint: str | Path, device: str | torch.device = "cpu") -> ClassPredictor | PartPredictor:
-    """A trained model, ready to predict: a `ClassPredictor` for clouds or a `PartPredictor` for points.
+def load(
+    run_or_checkpoint: str | Path, device: str | torch.device = "cpu"
+) -> ClassPredictor | PartPredictor | ScenePredictor:
+    """A trained model, ready to predict classes of clouds, parts of objects, or what each point of a scene is.
 
     Args:
         run_or_checkpoint: the folder of a run, of which the best checkpoint is taken, or a checkpoint file.
@@ -413,20 +416,21 @@ def load(run_or_checkpoint: str | Path, device: str | torch.device = "cpu") -> C
     Example:
         print(load("runs/first").predict("chair.ply"))
         print(load("runs/parts").predict("chair.ply", "chair"))
+        print(load("runs/rooms").predict("scan.ply"))
     """
     chosen = choose_device(str(device))
     read = checkpoint.read(run_or_checkpoint)
     task = read.about.get("task")
-    if task not in (ClassificationTraining.task, PartSegmentationTraining.task):
-        hint = "; pctransformer.load_scenes reads it" if task == SemanticSegmentationTraining.task else ""
-        raise UserError(
-            f"{read.path} was trained for {task}; predictions want a model for classification or for parts{hint}"
-        )
+    tasks = (ClassificationTraining.task, PartSegmentationTraining.task, SemanticSegmentationTraining.task)
+    if task not in tasks:
+        raise UserError(f"{read.path} was trained for {task}; predictions want a model for one of {', '.join(tasks)}")
     model = read.build_model()
     classes, parts = read.about.get("class_names", []), read.about.get("part_names", [])
-    names, what = (classes, "class") if task == ClassificationTraining.task else (parts, "part")
+    names, what = (parts, "part") if task == PartSegmentationTraining.task else (classes, "class")
     if len(names) != (outputs := read.about["model"]["num_classes"]):
         raise UserError(f"{read.path} has {len(names)} {what} names, but its model has {outputs} classes")
     if task == PartSegmentationTraining.task:
         return PartPredictor(model, classes, parts, read.settings(PartSegmentationTraining), chosen)
+    if task == SemanticSegmentationTraining.task:
+        return ScenePredictor(model, classes, read.settings(SemanticSegmentationTraining), chosen)
     return ClassPredictor(model, classes, read.settings(ClassificationTraining), chosen)

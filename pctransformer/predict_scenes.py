@@ -1,4 +1,4 @@
-"""What a trained model says about every point of a scene: `load_scenes("runs/rooms").predict("scan.ply")`."""
+"""What a trained model says about every point of a scene: `load("runs/rooms").predict("scan.ply")`."""
 
 from __future__ import annotations
 
@@ -13,10 +13,7 @@ from torch import Tensor, nn
 
 from pctransformer.datasets.files import write_ply
 from pctransformer.datasets.scenes import scaled_colors, scene_arrays
-from pctransformer.errors import UserError
 from pctransformer.evaluation.tiles import segment_scene
-from pctransformer.training import checkpoint
-from pctransformer.training.distributed import choose_device
 from pctransformer.training.scenes import tiling
 from pctransformer.training.settings import SemanticSegmentationTraining
 
@@ -70,7 +67,7 @@ class ScenePrediction:
 
 
 class ScenePredictor:
-    """A model for scenes with all that belongs to it; `load_scenes` makes one.
+    """A model for scenes with all that belongs to it; `pctransformer.load` makes one from a run.
 
     Attributes:
         model: in evaluation mode.
@@ -124,28 +121,3 @@ class ScenePredictor:
         return ScenePrediction(
             name, self.class_names, found.labels.numpy(), found.confidence.numpy(), xyz, rgb, found.tiles
         )
-
-
-def load_scenes(run_or_checkpoint: str | Path, device: str | torch.device = "cpu") -> ScenePredictor:
-    """A model that `pctransformer train semantic-segmentation` has trained, ready to predict.
-
-    Args:
-        run_or_checkpoint: the folder of a run, of which the best checkpoint is taken, or a checkpoint file.
-        device: "cpu", "cuda", "cuda:1"; "auto" for a GPU where there is one.
-
-    Raises:
-        UserError: there is no checkpoint, it is damaged, or of something else; or there is no such device.
-
-    Example:
-        predictor = load_scenes("runs/rooms")
-        predictor.predict("scan.ply").labels
-    """
-    chosen = choose_device(str(device))
-    read = checkpoint.read(run_or_checkpoint)
-    if read.about.get("task") != SemanticSegmentationTraining.task:
-        raise UserError(
-            f"{read.path} was trained for {read.about.get('task')}; points of scenes get their classes from a model for"
-            f" {SemanticSegmentationTraining.task}"
-        )
-    settings = read.settings(SemanticSegmentationTraining)
-    return ScenePredictor(read.build_model(), read.about["class_names"], settings, chosen)

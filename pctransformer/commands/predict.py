@@ -52,10 +52,9 @@ def run(config: Config) -> int:
     """Predict all files; 1 where some of them cannot be used."""
     from pctransformer.commands import predicted_classes, predicted_parts
     from pctransformer.predict import PartPredictor, load
-    from pctransformer.training import checkpoint as checkpoints
+    from pctransformer.predict_scenes import ScenePredictor
     from pctransformer.training.checkpoint import find_checkpoint, folder_of
     from pctransformer.training.run_folder import numbered
-    from pctransformer.training.settings import SemanticSegmentationTraining
 
     if config.top < 1:
         raise UserError(f"--top must be at least 1, got {config.top}")
@@ -64,11 +63,11 @@ def run(config: Config) -> int:
     folder = config.out or numbered(folder_of(checkpoint) / "predictions")
     if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
         raise UserError(f"{folder} exists already and is not overwritten; give a new folder with --out")
-    if checkpoints.read(checkpoint).about.get("task") == SemanticSegmentationTraining.task:
+    predictor = load(checkpoint, config.device)
+    if isinstance(predictor, ScenePredictor):
         from pctransformer.commands import scenes
 
-        return scenes.predict(config, checkpoint, files, folder)
-    predictor = load(checkpoint, config.device)
+        return scenes.predict(config, predictor, checkpoint, files, folder)
     samples, failed = _prepared(predictor, files, config.not_finite)
     predictions: list[Any]
     if isinstance(predictor, PartPredictor):

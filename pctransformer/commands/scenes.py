@@ -12,7 +12,7 @@ from pctransformer.commands.terminal import console, print_table
 from pctransformer.commands.trained import check_free, make_folder
 from pctransformer.errors import UserError
 from pctransformer.evaluation.semantic import evaluate_scenes
-from pctransformer.predict_scenes import load_scenes
+from pctransformer.predict_scenes import ScenePredictor
 from pctransformer.training.checkpoint import Checkpoint
 from pctransformer.training.distributed import choose_device
 from pctransformer.training.report import SceneFigures
@@ -66,11 +66,10 @@ def evaluate(config: Evaluate, trained: Checkpoint) -> int:
     return 0
 
 
-def predict(config: Predict, trained: Path, files: list[Path], folder: Path) -> int:
+def predict(config: Predict, predictor: ScenePredictor, trained: Path, files: list[Path], folder: Path) -> int:
     """Segment all files; 1 where some of them cannot be used."""
     if config.up != "z":
         raise UserError("--up y: scenes must stand upright along z, as in training; turn them first")
-    predictor = load_scenes(trained, config.device)
     predictions, failed, rows = [], [], []
     for file in files:
         try:

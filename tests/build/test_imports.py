@@ -36,7 +36,7 @@ MAY_IMPORT = {
     "evaluation": {"datasets", "errors", *TENSORS},
     "visualization": {"datasets", "evaluation", "errors", "layers", *TENSORS},
     "training": {"models", *MODELS, *AROUND},
-    "predict": {"models", "training", *MODELS, *AROUND},
+    "predict": {"models", "training", "predict_scenes", *MODELS, *AROUND},
     "predict_scenes": {"models", "training", *MODELS, *AROUND},
     "demo": {"models", "training", "predict", *MODELS, *AROUND},
     "commands": {"models", "training", "predict", "predict_scenes", *MODELS, *AROUND},

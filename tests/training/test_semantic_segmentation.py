@@ -118,15 +118,13 @@ def test_prediction_of_files(finished, scans, tmp_path, capsys):
 
 
 def test_prediction_of_arrays(finished, scans):
-    predictor = pctransformer.load_scenes(finished)
+    predictor = pctransformer.load(finished)
     file = predictor.predict(scans / "test" / "test0.ply")
     rows = read_points(scans / "test" / "test0.ply", features=("red", "green", "blue"))
     assert (predictor.predict(rows).labels == file.labels).all()
     assert repr(file).startswith("ScenePrediction(")
     with pytest.raises(ValueError, match="6 numbers are needed"):
         predictor.predict(rows[:, :3])
-    with pytest.raises(pctransformer.errors.UserError, match="load_scenes reads it"):
-        pctransformer.load(finished)
 
 
 def test_a_real_scan_in_raw_floats(finished, tmp_path, capsys):
