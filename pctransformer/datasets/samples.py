@@ -134,6 +134,10 @@ class CloudDataset(torch.utils.data.Dataset[Sample]):
             return sample
         return self.transform(sample, generator_for(self.seed, int(self._epoch), index))
 
+    def name_of(self, index: int) -> str:
+        """The name of a sample, without its transform."""
+        return self.samples[index].name
+
     def set_epoch(self, epoch: int) -> None:
         """Choose the epoch, >= 0, that the transform's randomness is derived from."""
         self._epoch.fill_(epoch)

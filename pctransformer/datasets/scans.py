@@ -7,12 +7,15 @@ up.
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
 
+from pctransformer.boxes import BoxBatch
 from pctransformer.datasets.samples import generator_for
+from pctransformer.points import PointBatch
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -94,7 +97,7 @@ class ScanDataset(torch.utils.data.Dataset[Scan]):
     each epoch; workers that live on see it, too.
 
     Args:
-        count: of the scans.
+        names: of the scans, known without reading them.
         read: gives the scan at an index; picklable, as a `functools.partial` of a module's function is.
         class_names: names of the classes 0, 1, ...
         transform: applied to each scan when it is fetched.
@@ -105,7 +108,7 @@ class ScanDataset(torch.utils.data.Dataset[Scan]):
 
     def __init__(
         self,
-        count: int,
+        names: Sequence[str],
         read: Callable[[int], Scan],
         class_names: Sequence[str],
         *,
@@ -113,13 +116,13 @@ class ScanDataset(torch.utils.data.Dataset[Scan]):
         seed: int = 0,
         only_with_boxes: bool = False,
     ) -> None:
-        self._count, self._read = count, read
+        self.names, self._read = tuple(names), read
         self.class_names = tuple(class_names)
         self.transform, self.seed, self.only_with_boxes = transform, seed, only_with_boxes
         self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()  # shared, so that living workers see it change
 
     def __len__(self) -> int:
-        return self._count
+        return len(self.names)
 
     def __getitem__(self, index: int) -> Scan:
         index = int(index)
@@ -140,9 +143,65 @@ class ScanDataset(torch.utils.data.Dataset[Scan]):
         """Choose the epoch, >= 0, that the transform's randomness is derived from."""
         self._epoch.fill_(epoch)
 
-    def with_transform(self, transform: ScanTransform | None, *, only_with_boxes: bool = False) -> ScanDataset:
-        """The same scans under another transform."""
-        return ScanDataset(
-            self._count, self._read, self.class_names,
-            transform=transform, seed=self.seed, only_with_boxes=only_with_boxes,
-        )  # fmt: skip
+    def name_of(self, index: int) -> str:
+        """The name of a scan, without reading it."""
+        return self.names[index]
+
+    def with_transform(
+        self, transform: ScanTransform | None, *, seed: int | None = None, only_with_boxes: bool = False
+    ) -> ScanDataset:
+        """The same scans under another transform; None keeps the seed."""
+        return self._changed(self.names, self._read, transform, self.seed if seed is None else seed, only_with_boxes)
+
+    def subset(self, indices: Sequence[int]) -> ScanDataset:
+        """Some of the scans, in the given order; one may come several times."""
+        places = [(self._read, range(len(self))[i]) for i in indices]
+        names = [self.names[i] for _, i in places]
+        read = functools.partial(_read_place, places)
+        return self._changed(names, read, self.transform, self.seed, self.only_with_boxes)
+
+    def hold_out(self, share: float) -> tuple[ScanDataset, ScanDataset]:
+        """The data set without a share of its scans, and these: always the same ones, spread over all by chance."""
+        count = round(share * len(self))
+        order = torch.randperm(len(self), generator=generator_for(0)).tolist()
+        return self.subset(sorted(order[count:])), self.subset(sorted(order[:count]))
+
+    def _changed(
+        self, names: Sequence[str], read: Callable[[int], Scan], transform: ScanTransform | None, seed: int, only: bool
+    ) -> ScanDataset:
+        return ScanDataset(names, read, self.class_names, transform=transform, seed=seed, only_with_boxes=only)
+
+
+def joined_scans(sets: Sequence[ScanDataset]) -> ScanDataset:
+    """Data sets of the same classes, one behind the other, without their transforms.
+
+    Raises:
+        ValueError: there is none, or their classes differ.
+    """
+    if not sets:
+        raise ValueError("there are no data sets to join")
+    for other in sets[1:]:
+        if other.class_names != sets[0].class_names:
+            raise ValueError(
+                f"data sets that are joined must have the same classes, got {', '.join(sets[0].class_names)} and"
+                f" {', '.join(other.class_names)}"
+            )
+    places = [(one._read, i) for one in sets for i in range(len(one))]
+    names = [name for one in sets for name in one.names]
+    return ScanDataset(names, functools.partial(_read_place, places), sets[0].class_names)
+
+
+def _read_place(places: Sequence[tuple[Callable[[int], Scan], int]], index: int) -> Scan:
+    read, row = places[index]
+    return read(row)
+
+
+def collate_scans(scans: Sequence[Scan]) -> tuple[PointBatch, BoxBatch]:
+    """Pack scans of any sizes: `collate_fn` of a DataLoader.
+
+    Returns:
+        points: with what scans have beside coordinates as features.
+        boxes: with labels, in the same order; a scan may have none.
+    """
+    points = PointBatch.from_list([scan.points for scan in scans])
+    return points, BoxBatch.from_list([scan.boxes for scan in scans], [scan.labels for scan in scans])

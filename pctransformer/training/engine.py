@@ -16,7 +16,8 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from pctransformer.datasets import CloudDataset, Sample
+from pctransformer.datasets import CloudDataset
+from pctransformer.datasets.scans import ScanDataset
 from pctransformer.errors import UserError
 from pctransformer.models.tensor_file import write_tensors
 from pctransformer.models.weights import STATE_PREFIX
@@ -47,8 +48,8 @@ class Task:
     """
 
     model: nn.Module
-    samples: CloudDataset
-    collate: Callable[[Sequence[Sample]], Batch]
+    samples: CloudDataset | ScanDataset
+    collate: Callable[[Sequence[Any]], Batch]
     loss: Callable[[nn.Module, Batch], Mapping[str, Tensor]]
     validate: Callable[[nn.Module], Mapping[str, float]]
     prefer: Callable[[Mapping[str, float]], tuple[float, ...]]
@@ -107,7 +108,7 @@ class Trainer:
         self.seed, self.save_steps = seed, save_steps
         self.display = display or Display(folder, quiet=not world.leads)
         self.batches = _Batches(len(task.samples), settings, seed, world)
-        self.loader = torch.utils.data.DataLoader(
+        self.loader: torch.utils.data.DataLoader[Any] = torch.utils.data.DataLoader(
             task.samples,
             batch_sampler=self.batches,
             collate_fn=task.collate,
@@ -224,7 +225,7 @@ class Trainer:
         bad = [name for name, p in self.model.named_parameters() if not p.isfinite().all()]
         bad += [f"gradient of {n}" for n, p in self.model.named_parameters() if _broken(p.grad)]
         shapes = self.batches.of_step(epoch, step)
-        names = ", ".join(dict.fromkeys(self.task.samples.samples[i].name or str(i) for i in shapes[:8]))
+        names = ", ".join(dict.fromkeys(self.task.samples.name_of(i) or str(i) for i in shapes[:8]))
         raise NonFiniteLoss(
             f"training stopped in epoch {epoch + 1}, step {step + 1} of {self.batches.steps}: {what}."
             f" The learning rate was {self._lr(epoch * self.batches.steps + step):.3g}."

@@ -1,8 +1,18 @@
 import numpy as np
 import pytest
 
-from pctransformer.datasets.scans import Scan, ScanDataset, boxes_collide, in_box, points_in_boxes
+from pctransformer.datasets.scans import (
+    Scan,
+    ScanDataset,
+    boxes_collide,
+    collate_scans,
+    in_box,
+    joined_scans,
+    points_in_boxes,
+)
 from pctransformer.evaluation.rotated_overlap import intersection_area
+
+NAMES = ["a", "b", "c", "d", "e"]
 
 
 def scan(index, boxes=1, label=0):
@@ -55,7 +65,7 @@ def test_scans_are_checked():
 
 
 def test_randomness_depends_on_seed_epoch_and_index_only():
-    data = ScanDataset(5, scan, ["Car"], transform=moved, seed=3)
+    data = ScanDataset(NAMES, scan, ["Car"], transform=moved, seed=3)
     first = [data[i].points[0, 1] for i in range(5)]
     assert len(set(first)) == 5
     assert [data[i].points[0, 1] for i in reversed(range(5))] == first[::-1]
@@ -63,7 +73,7 @@ def test_randomness_depends_on_seed_epoch_and_index_only():
     assert data[0].points[0, 1] != first[0]
     data.set_epoch(0)
     assert data[-1].points[0, 1] == first[4]
-    assert ScanDataset(5, scan, ["Car"], transform=moved, seed=4)[0].points[0, 1] != first[0]
+    assert ScanDataset(NAMES, scan, ["Car"], transform=moved, seed=4)[0].points[0, 1] != first[0]
     assert data.with_transform(None)[2].points[0, 0] == 2
     with pytest.raises(IndexError, match="index 5 is outside a data set of 5 scans"):
         data[5]
@@ -75,13 +85,46 @@ def some_empty(index):
 
 
 def test_scans_without_boxes_are_replaced_if_wanted():
-    data = ScanDataset(4, some_empty, ["Car"])
+    data = ScanDataset(NAMES[:4], some_empty, ["Car"])
     assert [int(data[i].points[0, 0]) for i in range(4)] == [0, 1, 2, 3]
-    training = ScanDataset(4, some_empty, ["Car"], only_with_boxes=True, seed=1)
+    training = ScanDataset(NAMES[:4], some_empty, ["Car"], only_with_boxes=True, seed=1)
     found = []
     for epoch in range(20):
         training.set_epoch(epoch)
         found += [int(training[i].points[0, 0]) for i in range(4)]
     assert found == [3] * 80
-    none = ScanDataset(3, lambda index: scan(index, boxes=0), ["Car"], only_with_boxes=True)
+    none = ScanDataset(NAMES[:3], lambda index: scan(index, boxes=0), ["Car"], only_with_boxes=True)
     assert len(none[0].boxes) == 0  # after many draws
+
+
+def test_parts_of_data_sets_and_data_sets_together():
+    data = ScanDataset(NAMES, scan, ["Car"], transform=moved, seed=3)
+    some = data.subset([4, -2, 4])
+    assert some.names == ("e", "d", "e")
+    assert [int(one.points[0, 0]) for one in some.with_transform(None)] == [4, 3, 4]
+    assert some[0].points[0, 1] != some[2].points[0, 1]  # its transform draws by place
+    both = joined_scans([some, data])
+    assert [both.name_of(i) for i in range(8)] == ["e", "d", "e", *NAMES]
+    assert [int(both[i].points[0, 0]) for i in range(8)] == [4, 3, 4, 0, 1, 2, 3, 4]
+    with pytest.raises(ValueError, match="the same classes, got Car and Van"):
+        joined_scans([data, ScanDataset(NAMES, scan, ["Van"])])
+    with pytest.raises(ValueError, match="no data sets"):
+        joined_scans([])
+
+
+def test_what_is_held_out_is_always_the_same():
+    data = ScanDataset([str(i) for i in range(40)], scan, ["Car"], seed=3)
+    rest, held_out = data.hold_out(0.25)
+    assert len(held_out) == 10
+    assert sorted(rest.names + held_out.names, key=int) == list(data.names)
+    assert held_out.names == data.with_transform(None, seed=9).hold_out(0.25)[1].names
+    assert held_out.names != data.names[:10]
+    assert len(data.hold_out(0)[1]) == 0
+
+
+def test_scans_are_packed():
+    points, boxes = collate_scans([scan(0, boxes=2), scan(1, boxes=0), scan(2, boxes=1, label=-1)])
+    assert points.offsets.tolist() == [0, 1, 2, 3]
+    assert points.features.tolist() == [[0.5]] * 3
+    assert boxes.lengths.tolist() == [2, 0, 1]
+    assert boxes.labels.tolist() == [0, 0, -1]

@@ -36,9 +36,8 @@ def kitti_scans(
         0
     """
     read = functools.partial(read_scan, tuple(frames), tuple(class_names), camera_view)
-    return ScanDataset(
-        len(frames), read, class_names, transform=transform, seed=seed, only_with_boxes=only_with_boxes
-    )  # fmt: skip
+    names = [frame.name for frame in frames]
+    return ScanDataset(names, read, class_names, transform=transform, seed=seed, only_with_boxes=only_with_boxes)
 
 
 def read_scan(frames: Sequence[KittiFrame], class_names: Sequence[str], camera_view: bool, index: int) -> Scan:

@@ -27,7 +27,7 @@ from pctransformer.datasets.kitti.calibration import (
     read_image_size,
     read_plane,
 )
-from pctransformer.datasets.kitti.objects import KittiObjects, read_objects
+from pctransformer.datasets.kitti.objects import KittiObjects, concatenate, read_objects
 
 Split = Literal["train", "val", "trainval", "test"]
 FRAMES_OF_SPLIT = {"train": 3712, "val": 3769, "trainval": 7481, "test": 7518}
@@ -46,6 +46,7 @@ class KittiFrame:
         objects: labels without DontCare, with boxes in the camera's frame.
         boxes: (n, 7) float64 of the same objects in the LiDAR's frame, see `lidar_boxes`.
         plane: (4,) of the road in the LiDAR's frame, see `read_plane`, or None.
+        regions: DontCare, parts of the image where objects are not labelled.
     """
 
     name: str
@@ -55,10 +56,16 @@ class KittiFrame:
     objects: KittiObjects
     boxes: np.ndarray
     plane: np.ndarray | None = None
+    regions: KittiObjects = dataclasses.field(default_factory=KittiObjects.empty)
 
     def read_points(self) -> np.ndarray:
         """(n, 4) float32 x, y, z in the LiDAR's frame, reflectance in [0, 1]."""
         return read_points(self.points_file, columns=4)
+
+    @property
+    def labels(self) -> KittiObjects:
+        """All rows of the label file, as the official evaluation wants them: objects, then regions."""
+        return concatenate([self.objects, self.regions])[0]
 
     @property
     def difficulty(self) -> np.ndarray:
@@ -126,10 +133,11 @@ def read_frame(folder: str | Path, name: str, *, part: Literal["training", "test
     calibration = read_calibration(root / "calib" / f"{name}.txt")
     image = root / "image_2" / f"{name}.png"
     plane = root / "planes" / f"{name}.txt"
-    objects = KittiObjects.empty()
+    labels = KittiObjects.empty()
     if part == "training":
-        objects = read_objects(root / "label_2" / f"{name}.txt", scores=False)
-        objects = objects.take(objects.types != "DontCare")
+        labels = read_objects(root / "label_2" / f"{name}.txt", scores=False)
+    unlabelled = labels.types == "DontCare"
+    objects = labels.take(~unlabelled)
     return KittiFrame(
         name=name,
         points_file=points_file,
@@ -138,6 +146,7 @@ def read_frame(folder: str | Path, name: str, *, part: Literal["training", "test
         objects=objects,
         boxes=lidar_boxes(objects, calibration),
         plane=read_plane(plane, calibration) if plane.is_file() else None,
+        regions=labels.take(unlabelled),
     )
 
 
@@ -167,6 +176,7 @@ def write_infos(path: str | Path, frames: Sequence[KittiFrame], folder: str | Pa
                 "calibration": {key: value.tolist() for key, value in vars(frame.calibration).items()},
                 "plane": None if frame.plane is None else frame.plane.tolist(),
                 "objects": {name: getattr(frame.objects, name).tolist() for name in _OBJECT_COLUMNS},
+                "regions": {name: getattr(frame.regions, name).tolist() for name in _OBJECT_COLUMNS},
                 "boxes": frame.boxes.tolist(),
             }
         )
@@ -192,24 +202,30 @@ def read_infos(path: str | Path, folder: str | Path) -> list[KittiFrame]:
         raise FileFormatError(path, problem) from None
 
 
-def _frame(row: dict[str, Any], folder: Path) -> KittiFrame:
-    count = len(row["objects"]["types"])
+def _objects(row: dict[str, Any]) -> KittiObjects:
+    count = len(row["types"])
     widths = {"boxes_2d": 4, "dimensions": 3, "locations": 3}
     dtypes: dict[str, type] = {"types": np.str_, "occluded": np.int64}
     columns: dict[str, np.ndarray] = {}
     for name in _OBJECT_COLUMNS:
-        values: np.ndarray = np.array(row["objects"][name], dtypes.get(name, np.float64))
+        values: np.ndarray = np.array(row[name], dtypes.get(name, np.float64))
         columns[name] = values.reshape(count, widths[name]) if name in widths else values.reshape(count)
+    return KittiObjects(**columns)
+
+
+def _frame(row: dict[str, Any], folder: Path) -> KittiFrame:
     calibration = {key: np.array(value, np.float64) for key, value in row["calibration"].items()}
     width, height = map(int, row["image_size"])
+    objects = _objects(row["objects"])
     return KittiFrame(
         name=str(row["name"]),
         points_file=file_inside(folder, row["points_file"]),
         calibration=Calibration(**calibration),
         image_size=(width, height),
-        objects=KittiObjects(**columns),
-        boxes=np.array(row["boxes"], np.float64).reshape(count, 7),
+        objects=objects,
+        boxes=np.array(row["boxes"], np.float64).reshape(len(objects), 7),
         plane=None if row["plane"] is None else np.array(row["plane"], np.float64),
+        regions=_objects(row["regions"]),
     )
 
 

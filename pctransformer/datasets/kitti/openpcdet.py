@@ -142,11 +142,11 @@ def _frame(info: dict[str, Any], folder: Path) -> KittiFrame:
         np.asarray(calib["R0_rect"], np.float64)[:3, :3],
         np.asarray(calib["Tr_velo_to_cam"], np.float64)[:3, :4],
     )
-    objects = KittiObjects.empty()
+    labels = KittiObjects.empty()
     annotations = info.get("annos")
     if annotations is not None:
         length, height, width = np.asarray(annotations["dimensions"], np.float64).reshape(-1, 3).T
-        objects = KittiObjects(
+        labels = KittiObjects(
             types=np.asarray(annotations["name"], dtype=np.str_),
             truncated=np.asarray(annotations["truncated"], np.float64),
             occluded=np.asarray(annotations["occluded"]).astype(np.int64),
@@ -156,7 +156,8 @@ def _frame(info: dict[str, Any], folder: Path) -> KittiFrame:
             locations=np.asarray(annotations["location"], np.float64).reshape(-1, 3),
             rotation_y=np.asarray(annotations["rotation_y"], np.float64),
         )
-        objects = objects.take(objects.types != "DontCare")
+    unlabelled = labels.types == "DontCare"
+    objects = labels.take(~unlabelled)
     size = info.get("image", {}).get("image_shape")
     part = "testing" if annotations is None else "training"
     return KittiFrame(
@@ -166,4 +167,5 @@ def _frame(info: dict[str, Any], folder: Path) -> KittiFrame:
         image_size=USUAL_IMAGE_SIZE if size is None else (int(size[1]), int(size[0])),
         objects=objects,
         boxes=lidar_boxes(objects, calibration),
+        regions=labels.take(unlabelled),
     )

@@ -34,7 +34,7 @@ def folder(tmp_path):
 def equal(one, other):
     """Whether two frames are the same."""
     for name in ("types", "truncated", "occluded", "alpha", "boxes_2d", "dimensions", "locations", "rotation_y"):
-        np.testing.assert_array_equal(getattr(one.objects, name), getattr(other.objects, name))
+        np.testing.assert_array_equal(getattr(one.labels, name), getattr(other.labels, name))
     for name, value in vars(one.calibration).items():
         np.testing.assert_array_equal(getattr(other.calibration, name), value)
     np.testing.assert_allclose(one.boxes, other.boxes, atol=1e-12)
@@ -48,6 +48,8 @@ def test_frames_of_a_split(folder):
     assert [frame.name for frame in frames] == ["000000", "000001", "000002"]
     for frame in frames:
         assert frame.objects.types.tolist() == [kind for kind, _, _ in BOXES[frame.name]]  # no DontCare
+        assert frame.labels.types.tolist() == [*frame.objects.types, "DontCare"]
+        assert frame.regions.boxes_2d.tolist() == [[500, 100, 520, 120]]
         np.testing.assert_allclose(frame.boxes, [box for _, box, _ in BOXES[frame.name]], atol=2e-4)  # 4 decimals
     assert frames[0].image_size == (1224, 370)
     assert frames[1].image_size == (1242, 375)
@@ -169,7 +171,7 @@ def test_openpcdet_infos_are_read(folder, tmp_path, protocol):
     again = read_openpcdet_infos(path, folder)
     for one, other in zip(frames, again):
         np.testing.assert_allclose(other.objects.boxes_2d, one.objects.boxes_2d, atol=1e-4)  # float32 in the file
-        assert other.objects.types.tolist() == one.objects.types.tolist()
+        assert other.labels.types.tolist() == one.labels.types.tolist()
         np.testing.assert_allclose(other.boxes, one.boxes, atol=1e-12)
         assert (other.points_file, other.image_size) == (one.points_file, one.image_size)
 
