@@ -36,10 +36,11 @@ MAY_IMPORT = {
     "evaluation": {"datasets", "errors", *TENSORS},
     "visualization": {"datasets", "evaluation", "errors", "layers", *TENSORS},
     "training": {"models", *MODELS, *AROUND},
-    "predict": {"models", "training", "predict_scenes", *MODELS, *AROUND},
+    "predict": {"models", "training", "predict_scenes", "predict_boxes", *MODELS, *AROUND},
     "predict_scenes": {"models", "training", *MODELS, *AROUND},
+    "predict_boxes": {"models", "training", *MODELS, *AROUND},
     "demo": {"models", "training", "predict", *MODELS, *AROUND},
-    "commands": {"models", "training", "predict", "predict_scenes", *MODELS, *AROUND},
+    "commands": {"models", "training", "predict", "predict_scenes", "predict_boxes", *MODELS, *AROUND},
     "cli": {"errors"},  # commands are imported by name when they are called
     "__main__": {"cli"},
 }

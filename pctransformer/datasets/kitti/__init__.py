@@ -8,7 +8,14 @@ boxes.
 from pctransformer.datasets.kitti.boxes import camera_boxes, lidar_boxes, project_boxes, to_kitti
 from pctransformer.datasets.kitti.calibration import Calibration, read_calibration
 from pctransformer.datasets.kitti.dataset import CLASS_NAMES, kitti_scans
-from pctransformer.datasets.kitti.frames import KittiFrame, read_frame, read_infos, read_split, write_infos
+from pctransformer.datasets.kitti.frames import (
+    KittiFrame,
+    camera_beside,
+    read_frame,
+    read_infos,
+    read_split,
+    write_infos,
+)
 from pctransformer.datasets.kitti.objects import KittiObjects, read_objects, write_objects
 from pctransformer.datasets.kitti.openpcdet import read_openpcdet_infos
 from pctransformer.datasets.kitti.prepare import check_counts
@@ -18,6 +25,7 @@ __all__ = [
     "Calibration",
     "KittiFrame",
     "KittiObjects",
+    "camera_beside",
     "camera_boxes",
     "check_counts",
     "kitti_scans",

@@ -150,6 +150,23 @@ def read_frame(folder: str | Path, name: str, *, part: Literal["training", "test
     )
 
 
+def camera_beside(points_file: str | Path) -> tuple[Calibration, tuple[int, int]] | None:
+    """Calibration and image size that lie beside a file of points: velodyne/000134.bin, calib/000134.txt.
+
+    Returns:
+        what `read_frame` reads, or None where there is no such calibration.
+
+    Raises:
+        FileFormatError: the calibration or the image is broken.
+    """
+    file = Path(points_file)
+    calibration = file.parent.parent / "calib" / f"{file.stem}.txt"
+    image = file.parent.parent / "image_2" / f"{file.stem}.png"
+    if not calibration.is_file():
+        return None
+    return read_calibration(calibration), read_image_size(image) if image.is_file() else USUAL_IMAGE_SIZE
+
+
 def read_split(folder: str | Path, split: str) -> list[KittiFrame]:
     """All frames of a split; those of "test" have no labels.
 
