@@ -288,12 +288,13 @@ class BevMap:
     @classmethod
     def from_voxels(cls, voxels: VoxelBatch) -> BevMap:
         """Heights become channels: (B, C * nz, ny, nx), channel c of height z at c * nz + z; zeros where no cell is.
+        In memory channels come last.
 
         Source: Yan et al., SECOND, 2018, section 3.1.3.
         """
         key = cell_key(voxels.coordinates.long(), voxels.grid.shape)
         dense = _dense(voxels.features, key, (len(voxels), *voxels.grid.shape))  # (B, nz, ny, nx, C)
-        return cls(dense.permute(0, 4, 1, 2, 3).flatten(1, 2), voxels.grid)
+        return cls(dense.permute(0, 2, 3, 4, 1).flatten(3).permute(0, 3, 1, 2), voxels.grid)
 
     @classmethod
     def from_tokens(cls, tokens: PointBatch, grid: Grid, reduce: Literal["max", "mean"] = "max") -> BevMap:

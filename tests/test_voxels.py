@@ -144,6 +144,7 @@ class TestBevMap:
         for (b, z, y, x), features in zip(voxels.coordinates.tolist(), voxels.features):
             expected[b, :, z, y, x] = features
         assert torch.equal(bev.features, expected.reshape(4, 20, 2, 4))
+        assert bev.features.is_contiguous(memory_format=torch.channels_last)
 
     @pytest.mark.parametrize("reduce", ["max", "mean"])
     def test_tokens_go_to_their_columns(self, reduce):
