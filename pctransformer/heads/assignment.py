@@ -1,0 +1,196 @@
+"""What a detection head should have said: objects given to anchors, and drawn into heat maps.
+
+Nothing here loops over objects, anchors or clouds, and on CUDA nothing waits for the device: shapes depend on the map
+and on the number of boxes alone. There, boxes that are refused on the CPU are left out.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from pctransformer.boxes import BoxBatch, limit_period
+from pctransformer.heads.anchor_layout import HEADINGS, AnchorLayout
+
+BACKGROUND = -1
+IGNORED = -2
+
+
+class AnchorTargets(NamedTuple):
+    """Which anchors should find which objects.
+
+    Attributes:
+        labels: (B, A) int64 the class that each anchor should find; BACKGROUND (-1) for nothing, IGNORED (-2) for an
+            anchor that is not trained.
+        anchor: (P,) int64 those with a class, ascending: anchor a of cloud b is b * A + a. The last ones are -1 for
+            none, as P is the most that there could be.
+        box: (P,) int64 row of the box that each of them should find; 0 where `anchor` is -1.
+    """
+
+    labels: Tensor
+    anchor: Tensor
+    box: Tensor
+
+
+def assign_anchors(layout: AnchorLayout, boxes: BoxBatch) -> AnchorTargets:
+    """Give objects to anchors by their overlap, class by class.
+
+    Overlap is intersection over union seen from above, with every heading turned to the nearest axis. An anchor should
+    find the object of its class that it overlaps most, of equal ones the one in the lowest row, if that overlap is at
+    least `matched` of the class. An object also claims an anchor, however little they overlap: the nearest, than which
+    none overlaps it more, of that heading which overlaps it more, of equal ones the first. This anchor, too, should
+    find the object that it overlaps most. Any other is background if it overlaps no object by `unmatched` or more, else
+    it is ignored. An object that overlaps no anchor, such as one outside of the map, has no effect.
+
+    Public code lets an object claim every anchor of equal overlap; around an object larger than its anchor there are
+    many, and rounding chose among them.
+
+    Args:
+        layout: the anchors of one map.
+        boxes: objects of each cloud; those of label -1 have no effect.
+
+    Raises:
+        ValueError: on CPU: a box is not finite or has a size that is not above 0, a label is none of the classes.
+
+    Source: Yan et al., SECOND, 2018, section 3.2.2; claims: Ren et al., Faster R-CNN, 2015, section 3.1.2.
+    """
+    objects = _objects(layout, boxes)
+    nowhere = len(boxes) * layout.count  # the number of anchors that do not count, cut off in the end
+    near_anchor, near_box, near_iou = _near_anchors(layout, objects, nowhere)
+    claimed, claimed_anchor, claimed_box, claimed_iou = _claims(layout, objects, nowhere)
+    anchor, box = torch.cat([near_anchor, claimed_anchor]), torch.cat([near_box, claimed_box])
+    iou = torch.cat([near_iou, claimed_iou])
+
+    rows = len(objects.real)
+    best = iou.new_zeros(nowhere + 1).scatter_reduce_(0, anchor, iou, "amax")
+    of_best = torch.where(iou == best.index_select(0, anchor), box, rows)
+    best_box = box.new_full((nowhere + 1,), rows).scatter_reduce_(0, anchor, of_best, "amin")[:-1]
+    is_claimed = torch.zeros_like(best, dtype=torch.bool).index_fill_(0, claimed, True)[:-1]
+
+    shape = (len(boxes), layout.rows * layout.columns, len(layout.classes), len(HEADINGS))
+    of_class = best.new_tensor(layout.classes)[:, None]  # (classes, 1, 6)
+    best = best[:-1].view(shape)
+    matched = (best >= of_class[..., 4]) | is_claimed.view(shape)
+    nothing = torch.where(best < of_class[..., 5], BACKGROUND, IGNORED)
+    labels = torch.where(matched, torch.arange(shape[2], device=box.device)[:, None], nothing)
+    found = matched.flatten().nonzero_static(size=min(len(anchor), nowhere), fill_value=-1)[:, 0]
+    found_box = best_box.index_select(0, found.clamp(min=0)) if nowhere else found
+    return AnchorTargets(labels.flatten(1), found, torch.where(found < 0, 0, found_box))
+
+
+def real_objects(boxes: BoxBatch, num_classes: int) -> Tensor:
+    """(M,) bool: which boxes a head is to find: those of a class. See `assign_anchors` for what is refused."""
+    real = (boxes.labels >= 0) & (boxes.labels < num_classes)
+    positive = (boxes.boxes[:, 3:6] > 0).all(1)
+    if boxes.device.type != "cpu":
+        return real & positive & boxes.boxes.isfinite().all(1)
+    boxes.validate()
+    for wrong, text in (
+        (boxes.labels >= num_classes, f"but the head knows the classes 0 to {num_classes - 1}"),
+        (real & ~positive, "but an object to be found has sizes above 0; give it the label -1 or leave it out"),
+    ):
+        if wrong.any():
+            row = int(wrong.nonzero()[0])
+            raise ValueError(f"box {row} is {boxes.boxes[row].tolist()} of class {int(boxes.labels[row])}, {text}")
+    return real
+
+
+# ---- anchors ---------------------------------------------------------------------------------------------------------
+class _Objects(NamedTuple):
+    """The boxes seen from above, turned to the nearest axis; float64, so that equal overlaps are equal in float32."""
+
+    center: Tensor  # (M, 2) x, y
+    extent: Tensor  # (M, 2) along x, y
+    anchor_extent: Tensor  # (M, headings, 2) of the anchors of the object's class
+    cloud: Tensor  # (M,)
+    label: Tensor  # (M,) 0 for what is not real
+    real: Tensor  # (M,) bool
+
+
+def _objects(layout: AnchorLayout, boxes: BoxBatch) -> _Objects:
+    real = real_objects(boxes, len(layout.classes))
+    label = torch.where(real, boxes.labels, 0)
+    rows = torch.where(real[:, None], boxes.boxes.double(), 1)
+    across = limit_period(rows[:, 6:], period=math.pi).abs() >= math.pi / 4
+    extent = torch.where(across, rows[:, 3:5].flip(1), rows[:, 3:5])
+    length_width = layout.table(boxes.device)[:, 0, 1:3]
+    anchor_extent = torch.stack([length_width, length_width.flip(1)], 1).index_select(0, label)
+    return _Objects(rows[:, :2], extent, anchor_extent, boxes.batch_index, label, real)
+
+
+def _near_anchors(layout: AnchorLayout, objects: _Objects, nowhere: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Pairs of an anchor and a box, among them all that overlap by `unmatched`: anchor, box and overlap, (P,) each.
+
+    Along one axis overlap is at least that of the areas. An anchor of extent e and an object d apart can reach an
+    overlap u along it only if d <= e (1 - u) / 2 u, whatever the extent of the object.
+    """
+    reach = max(max(one.length, one.width) * (1 - one.unmatched) / (2 * one.unmatched) for one in layout.classes)
+    places, common = [], []
+    for axis in (0, 1):
+        first, step, count = layout.along(axis)
+        steps = math.ceil(reach / step + 0.5)
+        offset = torch.arange(-steps, steps + 1, device=objects.real.device)
+        place = _nearest(layout, objects, axis)[:, None] + offset  # (M, K)
+        places.append(torch.where((place >= 0) & (place < count), place, -1))
+        where = (first + place.double() * step)[:, None]  # (M, 1, K)
+        center, extent = objects.center[:, axis, None, None], objects.extent[:, axis, None, None]
+        common.append(_common(where, objects.anchor_extent[..., axis, None], center, extent))  # (M, headings, K)
+    iou = _iou(
+        common[0][:, :, None, :] * common[1][:, :, :, None],
+        objects.anchor_extent.prod(2)[:, :, None, None],
+        objects.extent.prod(1)[:, None, None, None],
+    )  # (M, headings, Ky, Kx)
+    column, row = places[0][:, None, None, :], places[1][:, None, :, None]
+    heading = torch.arange(len(HEADINGS), device=iou.device)[:, None, None]
+    cloud, label, real = (values[:, None, None, None] for values in (objects.cloud, objects.label, objects.real))
+    anchor = _number(layout, cloud, row, column, label, heading)
+    anchor = torch.where(real & (row >= 0) & (column >= 0) & (iou > 0), anchor, nowhere)
+    box = torch.arange(len(iou), device=iou.device)[:, None, None, None].expand(iou.shape)
+    return anchor.flatten(), box.flatten(), iou.flatten()
+
+
+def _claims(layout: AnchorLayout, objects: _Objects, nowhere: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """The anchor that each box claims, (M,), and its overlaps with all boxes as pairs: anchor, box, overlap, (M M,)."""
+    place = [_nearest(layout, objects, axis) for axis in (0, 1)]
+    where = torch.stack([layout.along(axis)[0] + place[axis].double() * layout.along(axis)[1] for axis in (0, 1)], 1)
+    area, anchor_area = objects.extent.prod(1), objects.anchor_extent.prod(2)
+    own = _common(where[:, None], objects.anchor_extent, objects.center[:, None], objects.extent[:, None]).prod(2)
+    own_iou = _iou(own, anchor_area, area[:, None])  # (M, headings)
+    heading = own_iou.argmax(1)
+    chosen = objects.anchor_extent.gather(1, heading[:, None, None].expand(-1, 1, 2))  # (M, 1, 2)
+    common = _common(where[:, None], chosen, objects.center, objects.extent).prod(2)  # (M anchors, M boxes)
+    iou = _iou(common, chosen.prod(2), area)
+
+    anchor = _number(layout, objects.cloud, place[1], place[0], objects.label, heading)
+    claimed = torch.where(objects.real & (own_iou.amax(1) > 0), anchor, nowhere)
+    group = torch.where(objects.real, objects.cloud * len(layout.classes) + objects.label, -1)
+    pairs = (group[:, None] == group) & (iou > 0)
+    box = torch.arange(len(iou), device=iou.device).expand(iou.shape)
+    return claimed, torch.where(pairs, claimed[:, None], nowhere).flatten(), box.flatten(), iou.flatten()
+
+
+def _nearest(layout: AnchorLayout, objects: _Objects, axis: int) -> Tensor:
+    """(M,) int64 place nearest to each object along x (axis 0) or y (axis 1), of two equally near the lower."""
+    first, step, count = layout.along(axis)
+    return ((objects.center[:, axis] - first) / step - 0.5).ceil().clamp(0, count - 1).long()
+
+
+def _number(layout: AnchorLayout, cloud: Tensor, row: Tensor, column: Tensor, label: Tensor, heading: Tensor) -> Tensor:
+    """Number of an anchor in the batch, see `AnchorLayout` and `AnchorTargets`."""
+    place = (cloud * layout.rows + row) * layout.columns + column
+    return (place * len(layout.classes) + label) * len(HEADINGS) + heading
+
+
+def _common(center: Tensor, extent: Tensor, other_center: Tensor, other_extent: Tensor) -> Tensor:
+    """Length that two intervals have in common."""
+    high = torch.minimum(center + extent / 2, other_center + other_extent / 2)
+    low = torch.maximum(center - extent / 2, other_center - other_extent / 2)
+    return (high - low).clamp(min=0)
+
+
+def _iou(common: Tensor, area: Tensor, other_area: Tensor) -> Tensor:
+    """Intersection over union, float32."""
+    return (common / (area + other_area - common)).float()

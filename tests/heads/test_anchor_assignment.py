@@ -1,0 +1,121 @@
+"""Anchors and which objects they are given: against the rule written out in loops, and by hand."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from pctransformer.boxes import BoxBatch
+from pctransformer.heads.anchor_layout import KITTI_ANCHORS, AnchorClass, AnchorLayout
+from pctransformer.heads.assignment import BACKGROUND, IGNORED, AnchorTargets, assign_anchors
+from tests.heads.boxes import random_objects
+
+RANGE = (0.0, -8.0, -3.0, 16.0, 8.0, 1.0)
+LAYOUT = AnchorLayout(KITTI_ANCHORS, RANGE, 41, 33)
+
+
+def rectangle(box: list[float]) -> tuple[float, float, float, float]:
+    """Lowest and highest x and y of a box turned to the nearest axis."""
+    x, y, _, dx, dy, _, heading = box
+    quarter = abs(heading % math.pi - math.pi / 2) <= math.pi / 4
+    dx, dy = (dy, dx) if quarter else (dx, dy)
+    return x - dx / 2, x + dx / 2, y - dy / 2, y + dy / 2
+
+
+def overlap(a: list[float], b: list[float]) -> float:
+    (ax, ax2, ay, ay2), (bx, bx2, by, by2) = rectangle(a), rectangle(b)
+    common = max(0.0, min(ax2, bx2) - max(ax, bx)) * max(0.0, min(ay2, by2) - max(ay, by))
+    return float(np.float32(common / ((ax2 - ax) * (ay2 - ay) + (bx2 - bx) * (by2 - by) - common)))
+
+
+def anchors_one_by_one(layout: AnchorLayout) -> list[tuple[int, list[float]]]:
+    """Class and box of every anchor, in order."""
+    anchors = []
+    for row in range(layout.rows):
+        for column in range(layout.columns):
+            for label, one in enumerate(layout.classes):
+                for heading in (0, 1.57):
+                    where = []
+                    for axis, place, count in ((0, column, layout.columns), (1, row, layout.rows)):
+                        low, high = layout.range[axis], layout.range[axis + 3]
+                        share = (place + 0.5) / count if layout.align_center else place / (count - 1)
+                        where.append(low + share * (high - low))
+                    z = one.bottom + one.height / 2
+                    anchors.append((label, [*where, z, one.length, one.width, one.height, heading]))
+    return anchors
+
+
+def by_loops(layout: AnchorLayout, boxes: BoxBatch) -> tuple[list[list[int]], dict[int, int]]:
+    """The rule of `assign_anchors`: labels of each cloud, and the row of the box of each anchor that has one."""
+    anchors = anchors_one_by_one(layout)
+    all_labels, found = [], {}
+    for cloud, (begin, end) in enumerate(zip(boxes.offsets.tolist(), boxes.offsets.tolist()[1:])):
+        objects = [(row, boxes.boxes[row].tolist(), int(boxes.labels[row])) for row in range(begin, end)]
+        table = [
+            {row: overlap(anchor, box) for row, box, label in objects if label == of_class}
+            for of_class, anchor in anchors
+        ]
+        claimed = set()
+        for row, box, label in objects:
+            own = [(a, table[a][row], anchor) for a, (of_class, anchor) in enumerate(anchors) if of_class == label]
+            if not own or max(iou for _, iou, _ in own) == 0:
+                continue
+            nearest = min(math.dist(anchor[:2], box[:2]) for _, _, anchor in own)
+            there = [one for one in own if math.dist(one[2][:2], box[:2]) <= nearest + 1e-9]
+            best = max(iou for _, iou, _ in there)
+            assert best >= max(iou for _, iou, _ in own) - 1e-6, "the nearest anchor overlaps most"
+            claimed.add(next(a for a, iou, _ in there if iou == best))
+        labels = []
+        for a, (of_class, _) in enumerate(anchors):
+            best = max(table[a].values(), default=0.0)
+            if a in claimed or best >= np.float32(layout.classes[of_class].matched):
+                labels.append(of_class)
+                found[cloud * len(anchors) + a] = min(row for row, iou in table[a].items() if iou == best)
+            else:
+                labels.append(BACKGROUND if best < np.float32(layout.classes[of_class].unmatched) else IGNORED)
+        all_labels.append(labels)
+    return all_labels, found
+
+
+def pairs(targets: AnchorTargets) -> dict[int, int]:
+    kept = targets.anchor >= 0
+    assert (targets.anchor[kept].diff() > 0).all()
+    assert (targets.box[~kept] == 0).all()
+    return dict(zip(targets.anchor[kept].tolist(), targets.box[kept].tolist()))
+
+
+@pytest.mark.parametrize("align_center", [False, True])
+@pytest.mark.parametrize("seed", range(3))
+def test_anchors_find_what_the_rule_says(seed, align_center):
+    layout = AnchorLayout(KITTI_ANCHORS, RANGE, 21, 17, align_center)
+    boxes = random_objects([9, 0, 25, 1], RANGE, seed, spread=1.3)
+    targets = assign_anchors(layout, boxes)
+    labels, found = by_loops(layout, boxes)
+    assert targets.labels.tolist() == labels
+    assert pairs(targets) == found
+    assert set(targets.labels.unique().tolist()) == {IGNORED, BACKGROUND, 0, 1, 2}
+
+
+def test_one_car_by_hand():
+    """Anchors at x = 0, 4, 8, 12, 16 and y = -4, 0, 4, 4 m long and 2 m wide."""
+    car = AnchorClass(4.0, 2.0, 1.5, -2.0, 0.6, 0.3)
+    layout = AnchorLayout((car,), (0, -4, -3, 16, 4, 1), 3, 5)
+    # 1.5 m ahead of the anchor at (4, 0): 2.5 m of 5.5 in common; that at (8, 0) shares 1.5 of 6.5
+    boxes = BoxBatch.from_list([torch.tensor([[5.5, 0, -1, 4, 2, 1.5, 0]])])
+    labels = assign_anchors(layout, boxes).labels.view(3, 5, 2)
+    assert labels[1, 1].tolist() == [0, BACKGROUND]  # claimed; across, 2 of 8 + 8 - 4 m2
+    assert labels[1, 2].tolist() == [BACKGROUND, BACKGROUND]
+    assert (labels[[0, 2]] == BACKGROUND).all()
+    # two objects that claim one anchor: it finds the one that overlaps it more; at (8, 0) 2.5 of 5.5 are ignored
+    two = BoxBatch.from_list([torch.tensor([[5.9, 0, -1, 4, 2, 1.5, 0.1], [5, 0, -1, 4, 2, 1.5, -0.1]])])
+    targets = assign_anchors(layout, two)
+    assert pairs(targets) == {12: 1}  # row 1, column 1, heading 0
+    two = BoxBatch.from_list([torch.tensor([[6.5, 0, -1, 4, 2, 1.5, 0.1], [7.5, 0, -1, 4, 2, 1.5, math.pi]])])
+    targets = assign_anchors(layout, two)
+    assert pairs(targets) == {14: 1}
+    assert targets.labels[0, 12] == BACKGROUND  # 1.5 of 6.5
+    near = BoxBatch.from_list([torch.tensor([[5.7, 0, -1, 4, 2, 1.5, 0], [8, 0, -1, 4, 2, 1.5, math.pi]])])
+    assert pairs(assign_anchors(layout, near)) == {12: 0, 14: 1}
