@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -48,6 +49,23 @@ def existing_folder(root: str | Path) -> Path:
     if not root.is_dir():
         raise FileFormatError(root, "there is no such folder")
     return root
+
+
+def listed_class_names(root: Path) -> tuple[str, ...] | None:
+    """The names in `root/class_names.txt`, one a line, or in the list `root/class_names.json`; None without either."""
+    text, plain = root / "class_names.txt", root / "class_names.json"
+    try:
+        if text.is_file():
+            names = [line.strip() for line in text.read_text("utf-8").splitlines() if line.strip()]
+        elif plain.is_file():
+            names = json.loads(plain.read_text("utf-8"))
+        else:
+            return None
+    except ValueError as error:
+        raise FileFormatError(plain, f"this should be a JSON list of names: {error}") from None
+    if not isinstance(names, list) or not names or not all(isinstance(name, str) for name in names):
+        raise FileFormatError(root, "class_names should be a list of names")
+    return tuple(names)
 
 
 def words(path: Path) -> list[str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from functools import partial
 from pathlib import Path
 from typing import Literal
@@ -12,7 +11,7 @@ import torch
 
 from pctransformer.datasets.files import FileFormatError, read_points
 from pctransformer.datasets.formats import pcd, ply, tables
-from pctransformer.datasets.layouts import existing_folder
+from pctransformer.datasets.layouts import existing_folder, listed_class_names
 from pctransformer.datasets.samples import CloudDataset, LazySamples, Sample, Transform
 
 SCENE_SUFFIXES = (".ply", ".npz")
@@ -45,7 +44,7 @@ def scene_folder(
     """
     root = existing_folder(root)
     files = scene_files(root, split)
-    names = _class_names(root)
+    names = listed_class_names(root)
     if names is None:
         everything = [file for part in ("train", "test") if (root / part).is_dir() for file in scene_files(root, part)]
         highest = max(_highest(read_scene(file, colors=False)) for file in everything)
@@ -192,22 +191,6 @@ def _whole(label: np.ndarray, path: Path) -> np.ndarray:
     if not (whole == label).all() or (whole < -1).any():
         raise FileFormatError(path, "labels should be whole numbers from -1, which means that a point does not count")
     return whole
-
-
-def _class_names(root: Path) -> tuple[str, ...] | None:
-    text, plain = root / "class_names.txt", root / "class_names.json"
-    try:
-        if text.is_file():
-            names = [line.strip() for line in text.read_text("utf-8").splitlines() if line.strip()]
-        elif plain.is_file():
-            names = json.loads(plain.read_text("utf-8"))
-        else:
-            return None
-    except ValueError as error:
-        raise FileFormatError(plain, f"this should be a JSON list of names: {error}") from None
-    if not isinstance(names, list) or not names or not all(isinstance(name, str) for name in names):
-        raise FileFormatError(root, "class_names should be a list of names")
-    return tuple(names)
 
 
 def _labelled(files: list[Path], names: tuple[str, ...], colors: bool, index: int) -> Sample:
