@@ -20,6 +20,14 @@ def _forget_compiled_functions():
         torch._dynamo.reset()
 
 
+@pytest.fixture
+def deterministic_algorithms():
+    """As trainings run: what cannot repeat exactly is refused."""
+    torch.use_deterministic_algorithms(True)
+    yield
+    torch.use_deterministic_algorithms(False)
+
+
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "cuda: needs a GPU; skipped, and counted, where there is none")
 

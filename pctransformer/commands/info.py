@@ -79,6 +79,9 @@ def _describe_model(name: str, model: Any, options: Mapping[str, Any], num_point
     info = model_info(name)
     defaults = {option: parameter.default for option, parameter in model_options(name).items()}
     cloud = torch.rand(1, num_points, model.in_channels, generator=torch.Generator().manual_seed(0))
+    if info.task == "detection":  # all over its range
+        low, high = torch.tensor(model.grid.low), torch.tensor(model.grid.high)
+        cloud[..., :3] = low + cloud[..., :3] * (high - low)
     category = (torch.zeros(1, dtype=torch.int64),) if getattr(model, "num_categories", 0) else ()
     whole, parts = cost(model, cloud, *category)
     return {
@@ -92,11 +95,21 @@ def _describe_model(name: str, model: Any, options: Mapping[str, Any], num_point
             "public_weights": info.public_weights,
         },
         "in_channels": model.in_channels,
-        "num_classes": None if info.task == "pretraining" else model.head.classifier.out_features,
+        "num_classes": _num_classes(model),
         "num_points": num_points,
         **dataclasses.asdict(whole),
         "parts": {name: dataclasses.asdict(part) for name, part in parts.items()},
     }
+
+
+def _num_classes(model: Any) -> int | None:
+    """None for pretraining, which knows no classes."""
+    from pctransformer.models.detector import Detector
+    from pctransformer.models.pretraining import Pretraining
+
+    if isinstance(model, Pretraining):
+        return None
+    return model.num_classes if isinstance(model, Detector) else model.head.classifier.out_features
 
 
 # ---- as text ---------------------------------------------------------------------------------------------------------
@@ -108,10 +121,12 @@ def _print(facts: dict[str, Any]) -> None:
     outputs = {
         "classification": f"(B, {facts['num_classes']}) logits",
         "segmentation": f"(N, {facts['num_classes']}) logits of points",
+        "detection": f"boxes of {facts['num_classes']} classes: model.predict(model(points))",
         "pretraining": "Reconstruction: points that were hidden, made up, beside the true ones",
     }
     channels = facts["in_channels"]
-    values = "x, y, z" if channels == 3 else f"x, y, z and {channels - 3} more of each point, normals for instance"
+    more = "reflectance" if task == "detection" else "normals"
+    values = "x, y, z" if channels == 3 else f"x, y, z and {channels - 3} more of each point, {more} for instance"
     rows = [
         (model["name"], model["summary"]),
         ("paper", model["paper"]),

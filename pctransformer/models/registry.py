@@ -15,10 +15,11 @@ from pctransformer.errors import did_you_mean
 
 if TYPE_CHECKING:
     from pctransformer.models.classifier import Classifier
+    from pctransformer.models.detector import Detector
     from pctransformer.models.pretraining import Pretraining
     from pctransformer.models.segmenter import Segmenter
 
-Task = Literal["classification", "segmentation", "pretraining"]
+Task = Literal["classification", "segmentation", "detection", "pretraining"]
 Graph = Literal["whole", "pieces"]
 
 
@@ -33,8 +34,9 @@ class ModelInfo:
         source: the paper.
         public_weights: where there are weights that `create_model(..., pretrained=file)` reads; "" for nowhere.
         task: "classification" gives logits of clouds (a `Classifier`), "segmentation" of points (a `Segmenter`);
-            "pretraining" learns without labels (a `Pretraining`) what a classifier starts from, whose name it has with
-            `_pretraining` behind; so may a `Segmenter`, which has that name with `_seg` behind.
+            "detection" finds boxes (a `Detector`); "pretraining" learns without labels (a `Pretraining`) what a
+            classifier starts from, whose name it has with `_pretraining` behind; so may a `Segmenter`, which has that
+            name with `_seg` behind.
         graph: of the model with its default options. "whole": in evaluation and for clouds of equal sizes,
             `torch.compile(fullgraph=True)` takes it as one graph, and `torch.export` too but for pretraining. "pieces":
             `torch.compile` breaks the graph where sizes depend on coordinates, and there is nothing to export.
@@ -58,6 +60,9 @@ _POSTECH = "github.com/POSTECH-CVLab/point-transformer and Pointcept"
 _YANX27 = "github.com/yanx27/Pointnet_Pointnet2_pytorch, with closed=True"
 _POINT_MAE = "Pang et al., Masked Autoencoders for Point Cloud Self-supervised Learning, 2022, arXiv:2203.06604"
 _POINT_VIT = "after Dosovitskiy et al., An Image is Worth 16x16 Words, 2021, arXiv:2010.11929"
+_POINTPILLARS = "Lang et al., PointPillars, 2019, arXiv:1812.05784"
+_SECOND = "Yan et al., SECOND: Sparsely Embedded Convolutional Detection, 2018, Sensors 18(10)"
+_OPENPCDET = "github.com/open-mmlab/OpenPCDet"
 _POINT_GPT = "Chen et al., PointGPT, 2023, arXiv:2305.11487"
 
 _MODELS = {
@@ -238,6 +243,40 @@ _MODELS = {
             "segmentation",
             graph="pieces",
         ),
+        ModelInfo(
+            "pointpillars",
+            "pointpillars",
+            "PointNet on pillars, then convolutions on a map seen from above",
+            _POINTPILLARS,
+            f"{_OPENPCDET}, with max_points=32",
+            "detection",
+            "pieces",
+        ),
+        ModelInfo(
+            "pointpillars_small",
+            "pointpillars",
+            "PointPillars of half the width on coarser pillars for training on a CPU",
+            _POINTPILLARS,
+            task="detection",
+            graph="pieces",
+        ),
+        ModelInfo(
+            "second",
+            "second",
+            "sparse convolutions on voxels, then convolutions on a map seen from above",
+            _SECOND,
+            f"{_OPENPCDET}, with max_points=5",
+            "detection",
+            "pieces",
+        ),
+        ModelInfo(
+            "second_small",
+            "second",
+            "SECOND of half the width on coarser voxels for training on a CPU",
+            _SECOND,
+            task="detection",
+            graph="pieces",
+        ),
     )
 }
 
@@ -275,17 +314,18 @@ def create_model(
     pretrained: str | Path | None = None,
     linear_probe: bool = False,
     **options: Any,
-) -> Classifier | Segmenter | Pretraining:
+) -> Classifier | Segmenter | Detector | Pretraining:
     """Make a model by name, in training mode.
 
     Args:
         name: one of `list_models()`.
-        num_classes: logits; 0 leaves the last layer out. None: as many as in the paper, 40 classes of ModelNet40 or 50
-            parts of ShapeNet; models for pretraining know no classes.
+        num_classes: logits; 0 leaves the last layer out. None: as many as in the paper, 40 classes of ModelNet40, 50
+            parts of ShapeNet, or 3 kinds of KITTI's boxes; models for pretraining know no classes.
         pretrained: a file of weights (`.safetensors`, `.pt`, `.pth`): of this package, or public ones that the model's
-            file knows how to rename. The last layer stays new where the file has another number of classes, and what
-            the model is pretrained without where the file is of its pretraining, and what reads the categories of
-            objects where the file has another number of those; anything else has to be there.
+            file knows how to rename. The last layer stays new where the file has another number of classes, and so
+            does a detector's head, which a file may also lack; so does what the model is pretrained without where the
+            file is of its pretraining, and what reads the categories of objects where the file has another number of
+            those; anything else has to be there.
         linear_probe: freeze the model, and put one linear layer in place of its head: a `LinearProbe`.
         options: of `model_options(name)`, for example `in_channels=6`.
 
@@ -312,6 +352,7 @@ def create_model(
             pretrained,
             public=getattr(_module(name), "PUBLIC_WEIGHTS", {}),
             new_classifier=True,
+            new_shapes=getattr(model, "class_layers", ()),
             lacking=getattr(model, "lacking_in_pretraining", ()),
             surplus=getattr(model, "only_in_pretraining", ()),
             new_columns={name: model.num_categories for name in getattr(model, "category_columns", ())},

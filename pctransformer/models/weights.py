@@ -94,6 +94,7 @@ def load_weights(
     *,
     public: Mapping[str, Callable[[Mapping[str, Tensor]], dict[str, Tensor]]] | None = None,
     new_classifier: bool = False,
+    new_shapes: Sequence[str] = (),
     lacking: Sequence[str] = (),
     surplus: Sequence[str] = (),
     new_columns: Mapping[str, int] | None = None,
@@ -105,6 +106,7 @@ def load_weights(
         path: see `read_weights`. A prefix `module.` of all names is dropped.
         public: for weights with other names: a name by which to know them, and the function that renames them.
         new_classifier: leave `head.classifier` as it is where the file has another number of classes or none.
+        new_shapes: what names begin with that stay as they are where the file has them in another shape.
         lacking: what names begin with that a file may lack, all of them together; they stay as they are then.
         surplus: what names begin with that a file may have and the model not; they are left out.
         new_columns: names of weights (out, in), and how many of their first columns stay as they are where the file has
@@ -133,6 +135,9 @@ def load_weights(
     for beginning in lacking:
         if not any(name.startswith(beginning) for name in weights):
             kept += [name for name in own if name.startswith(beginning)]
+    for name in own:
+        if name.startswith(tuple(new_shapes)) and name in weights and weights[name].shape != own[name].shape:
+            kept.append(name)
     if new_classifier:
         of_classifier = [name for name in own if name.startswith("head.classifier.") and name not in kept]
         kept += [name for name in of_classifier if name not in weights or weights[name].shape != own[name].shape]

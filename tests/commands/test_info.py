@@ -20,7 +20,7 @@ def test_every_model_is_described(name):
     assert sum(part["multiply_adds"] for part in facts["parts"].values()) == facts["multiply_adds"] > 0
     assert facts["in_channels"] == model.in_channels
     assert facts["model"]["options"]["in_channels"] == model.in_channels
-    classes = {"classification": 40, "segmentation": 50, "pretraining": None}
+    classes = {"classification": 40, "segmentation": 50, "detection": 3, "pretraining": None}
     assert json.loads(json.dumps(facts))["num_classes"] == classes[model_info(name).task]
 
 
@@ -40,6 +40,7 @@ def test_output_is_told_by_task(capsys):
         ("pointnet2_ssg", "(B, 40) logits"),
         ("pointnet2_ssg_seg", "(N, 50) logits of points"),
         ("point_mae_small_pretraining", "points that were hidden"),
+        ("pointpillars_small", "boxes of 3 classes"),
     ):
         cli.main(["info", name, "--num-points", "64"])
         assert words in capsys.readouterr().out

@@ -5,10 +5,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from pctransformer.heads.anchor import AnchorOutput
 from pctransformer.heads.reconstruction import Reconstruction
 from pctransformer.models import create_model, model_info
 
 _PATCHES = {"dim": 24, "depth": 2, "num_heads": 3, "num_patches": 10, "patch_size": 6, "widths": (8, 16)}
+_ANCHORS = [(2.0, 1.0, 1.0, -1.0, 0.6, 0.45)] * 5
+_RANGE = (0, -4, -3, 8, 4, 1)
 _SERIALIZED = {"dims": (16, 32, 48), "depths": (1, 2, 1), "patch_size": 16, "cell_size": 0.1}
 
 SIZES: dict[str, dict[str, Any]] = {
@@ -25,6 +28,10 @@ SIZES: dict[str, dict[str, Any]] = {
     "point_transformer_v3": _SERIALIZED,
     "point_transformer_v3_seg": _SERIALIZED | {"up_dims": (16, 32), "up_depths": (1, 2)},
     "point_transformer_v3_small_seg": {"patch_size": 16, "cell_size": 0.1},
+    "pointpillars": {"anchors": _ANCHORS, "point_range": _RANGE, "voxel_size": (0.5, 0.5), "width": 8},
+    "pointpillars_small": {"anchors": _ANCHORS, "point_range": _RANGE, "voxel_size": (0.5, 0.5)},
+    "second": {"anchors": _ANCHORS, "point_range": _RANGE, "voxel_size": (0.25, 0.25, 0.1)},
+    "second_small": {"anchors": _ANCHORS, "point_range": _RANGE, "voxel_size": (0.25, 0.25, 0.2)},
 }
 """Options by which models are smaller than published; the others are quick as they are."""
 
@@ -33,7 +40,7 @@ def small(name: str, num_classes: int = 5, **options: Any) -> Any:
     """A model with few weights, the same each time."""
     torch.manual_seed(0)
     task = model_info(name).task
-    channels = 6 if name == "point_transformer" else {"segmentation": 4}.get(task, 3)
+    channels = 6 if name == "point_transformer" else {"segmentation": 4, "detection": 4}.get(task, 3)
     made = {"in_channels": channels, **SIZES.get(name, {}), **options}
     return create_model(name, num_classes=None if task == "pretraining" else num_classes, **made)
 
@@ -44,7 +51,10 @@ def shapes(model: nn.Module, count: int = 3, points: int = 64) -> Tensor:
 
 
 def output(model: nn.Module, points: Any) -> Tensor:
-    """Logits; or of pretraining, which hides the same patches each time, what is made up of them."""
+    """Logits; of a detector all that anchors say; or of pretraining, which hides the same patches each time, what is
+    made up of them."""
     torch.manual_seed(0)
     out = model(points)
+    if isinstance(out, AnchorOutput):
+        return torch.cat([out.class_logits, out.box_codes, out.direction_logits], 2)
     return out.predicted if isinstance(out, Reconstruction) else out

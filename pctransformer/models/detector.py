@@ -1,0 +1,127 @@
+"""What all detectors of the package share: points to a map seen from above, and a head on it that finds boxes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Literal, Protocol
+
+from torch import Tensor, nn
+
+from pctransformer.boxes import BoxBatch
+from pctransformer.heads.anchor import KITTI_ANCHORS, AnchorClass, AnchorHead, AnchorOutput
+from pctransformer.heads.center import CenterHead, CenterOutput
+from pctransformer.points import PointBatch
+from pctransformer.voxels import BevMap, Grid
+
+Range = tuple[float, float, float, float, float, float]
+"""(x, y, z) of the lowest corner of what is looked at, then of the highest, metres."""
+Head = Literal["anchor", "center"]
+Output = AnchorOutput | CenterOutput
+
+
+class DetectionHead(Protocol):
+    """What `AnchorHead` and `CenterHead` have in common."""
+
+    @property
+    def num_classes(self) -> int:
+        """Classes of boxes."""
+        ...
+
+    def __call__(self, bev: BevMap) -> Any:
+        """What it says of a map."""
+        ...
+
+    def loss(self, output: Any, boxes: BoxBatch) -> dict[str, Tensor]:
+        """How far that is from the boxes that are there: "loss", and its parts."""
+        ...
+
+    def predict(self, *output: Any, **thresholds: Any) -> BoxBatch:
+        """The boxes that it means."""
+        ...
+
+
+class Detector(nn.Module):
+    """A backbone that gives a map seen from above, and a head on it.
+
+    Points are in the LiDAR frame of `pctransformer.boxes`, metres; those outside of `grid` are left out. Training is
+    `model.loss(model(points), boxes)["loss"]`, use is `model.predict(model(points))`.
+
+    Subclasses set the attributes and write `forward_features`.
+    """
+
+    in_channels: int
+    """Channels of the points, coordinates included: 3 + C; 4 with the reflectance."""
+    num_features: int
+    """Channels of the map that `forward_features` gives."""
+    grid: Grid
+    """Of the cells that points are put into."""
+    head: DetectionHead
+    class_layers = ("head.",)
+    """What names of weights begin with whose shapes follow from the classes: they stay new where those differ."""
+    lacking_in_pretraining = ("head.",)
+    """What names of weights begin with that a file may lack, all of them together: they stay new then."""
+
+    @property
+    def num_classes(self) -> int:
+        """Classes of boxes."""
+        return self.head.num_classes
+
+    def forward_features(self, points: PointBatch | Tensor | Sequence[Tensor]) -> BevMap:
+        """The map, `num_features` channels, from a PointBatch, a (B, N, 3 + C) tensor or a list of (n, 3 + C)."""
+        raise NotImplementedError
+
+    def forward_head(self, bev: BevMap) -> Output:
+        """What the head says of a map."""
+        output: Output = self.head(bev)
+        return output
+
+    def forward(self, points: PointBatch | Tensor | Sequence[Tensor]) -> Output:
+        """What the head says of a PointBatch, a (B, N, 3 + C) tensor or a list of (n, 3 + C) tensors."""
+        return self.forward_head(self.forward_features(points))
+
+    def loss(self, output: Output, boxes: BoxBatch) -> dict[str, Tensor]:
+        """Scalars with gradients: "loss", and the parts that it is the sum of; see the head's `loss`."""
+        return self.head.loss(output, boxes)
+
+    def predict(self, output: Output, **thresholds: Any) -> BoxBatch:
+        """The boxes found in each cloud, with scores, best first; thresholds are those of the head's `predict`."""
+        return self.head.predict(output, **thresholds)
+
+
+def detection_head(
+    kind: Head,
+    in_channels: int,
+    *,
+    num_classes: int,
+    anchors: Sequence[Sequence[float]] | None,
+    point_range: Range,
+) -> DetectionHead:
+    """The head that a detector's options ask for.
+
+    Args:
+        kind: boxes measured from anchors, or from the centres of objects.
+        in_channels: of the map.
+        num_classes: classes of boxes, at least 1.
+        anchors: a row of `AnchorClass` for each class; None: KITTI's Car, Pedestrian and Cyclist.
+        point_range: over which anchors are spread.
+
+    Raises:
+        ValueError: there is not one anchor for each class, or there are anchors for a head that has none.
+    """
+    if kind == "center":
+        if anchors is not None:
+            raise ValueError('a head on centres has no anchors; leave them out, or use head="anchor"')
+        return CenterHead(in_channels, num_classes=num_classes)
+    if kind != "anchor":
+        raise ValueError(f'head must be "anchor" or "center", got {kind!r}')
+    for row in anchors or ():
+        if len(row) != len(AnchorClass._fields):
+            raise ValueError(f"an anchor is {', '.join(AnchorClass._fields)}, in metres; got {tuple(row)}")
+    rows = KITTI_ANCHORS if anchors is None else [AnchorClass(*row) for row in anchors]
+    if len(rows) != num_classes:
+        known = "KITTI's classes have 3 anchors" if anchors is None else f"there are {len(rows)} anchors"
+        raise ValueError(
+            f"{known}, but num_classes is {num_classes}; give anchors, one for each class, which"
+            ' pctransformer.heads.anchor.anchors_from_boxes finds in boxes, or use head="center", which needs none'
+        )
+    return AnchorHead(in_channels, anchors=rows, range=point_range)
