@@ -169,7 +169,7 @@ def test_sizes_for_two_cores_look_at_the_same_range():
 
 @pytest.mark.parametrize("head", ["anchor", "center"])
 @pytest.mark.parametrize("name", [name for name in NAMES if name.endswith("_small")])
-def test_learns_one_scan(self, name, head):
+def test_learns_one_scan(name, head):
     """After some steps the best box of a cloud is the one that is there."""
     model = detector(name, head)
     optimizer = torch.optim.AdamW(model.parameters(), 3e-3)
