@@ -1,4 +1,4 @@
-"""How good predictions are: scores of classifiers, their robustness, parts, KITTI, as papers report them."""
+"""How good predictions are: of classifiers, their robustness, parts, detections, KITTI, as papers report them."""
 
 from pctransformer.evaluation.classification import (
     ClassificationScore,
@@ -7,6 +7,8 @@ from pctransformer.evaluation.classification import (
     predict_logits,
     vote,
 )
+from pctransformer.evaluation.detection import evaluate_detection, recall_by_distance
+from pctransformer.evaluation.detection_score import DetectionScore, RecallByDistance
 from pctransformer.evaluation.few_shot import FewShotScore, few_shot, logistic_regression
 from pctransformer.evaluation.kitti import KittiScore, evaluate_kitti
 from pctransformer.evaluation.robustness import Robustness, comparison_table, evaluate_robustness
@@ -23,17 +25,20 @@ from pctransformer.evaluation.tiles import SceneLogits, segment_scene
 
 __all__ = [
     "ClassificationScore",
+    "DetectionScore",
     "Evaluation",
     "FewShotScore",
     "KittiScore",
     "PartEvaluation",
     "PartScore",
+    "RecallByDistance",
     "Robustness",
     "SceneEvaluation",
     "SceneLogits",
     "SceneScore",
     "comparison_table",
     "evaluate_classifier",
+    "evaluate_detection",
     "evaluate_kitti",
     "evaluate_robustness",
     "evaluate_scenes",
@@ -44,6 +49,7 @@ __all__ = [
     "parts_of_classes",
     "predict_logits",
     "predict_parts",
+    "recall_by_distance",
     "segment_scene",
     "vote",
 ]

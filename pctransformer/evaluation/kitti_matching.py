@@ -39,7 +39,7 @@ class Pairs:
 
 
 # ---- overlaps --------------------------------------------------------------------------------------------------------
-def _pairs_in_frames(
+def pairs_in_frames(
     rows: np.ndarray, label_offsets: np.ndarray, detection_offsets: np.ndarray
 ) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
     """(label, detection, frame) of all pairs of a label among `rows` and a detection of its frame, some at a time."""
@@ -81,7 +81,7 @@ def image_pairs(
 ) -> Pairs:
     """Pairs whose boxes in the image overlap by more than `lowest`, for labels among `rows`."""
     found = []
-    for label, detection, frame in _pairs_in_frames(rows, label_offsets, detection_offsets):
+    for label, detection, frame in pairs_in_frames(rows, label_offsets, detection_offsets):
         a, b = labels.boxes_2d[label], detections.boxes_2d[detection]
         shared = _image_intersection(a, b)
         overlap = _over(shared, _image_area(a) + _image_area(b) - shared)
@@ -98,7 +98,7 @@ def largest_share_in(
 ) -> np.ndarray:
     """(d,) the largest share of each detection's box in the image that lies in one of the labels `regions`."""
     share = np.zeros(len(detections))
-    for label, detection, _ in _pairs_in_frames(regions, label_offsets, detection_offsets):
+    for label, detection, _ in pairs_in_frames(regions, label_offsets, detection_offsets):
         a, b = labels.boxes_2d[label], detections.boxes_2d[detection]
         np.maximum.at(share, detection, _over(_image_intersection(a, b), _image_area(b)))
     return share
@@ -121,7 +121,7 @@ def ground_pairs(
     a_all, b_all = _ground_boxes(labels), _ground_boxes(detections)
     a_around, b_around = _around(a_all), _around(b_all)
     a_area, b_area = a_all[:, 2] * a_all[:, 3], b_all[:, 2] * b_all[:, 3]
-    for label, detection, frame in _pairs_in_frames(rows, label_offsets, detection_offsets):
+    for label, detection, frame in pairs_in_frames(rows, label_offsets, detection_offsets):
         most = _image_intersection(a_around[label], b_around[detection])
         most = np.minimum(most, np.minimum(a_area[label], b_area[detection]))
         near = most > lowest * (a_area[label] + b_area[detection] - most)
