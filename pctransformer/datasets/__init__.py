@@ -4,7 +4,7 @@
 ModelNet, `shapenet_parts_*` and `scanobjectnn` those sets, `generated_shapes` needs no files at all. Each gives a
 `CloudDataset` of `Sample`s, which `collate` packs into a `PointBatch` with labels. For detection `kitti.kitti_scans`
 gives a `ScanDataset` of `Scan`s, points with boxes, which `scan_transforms` and `scan_recipes` change; `lidar_folder`
-does so for scans of your own.
+does so for scans of your own, and `street.street_frames` makes KITTI frames of generated streets.
 `generated_rooms` and `scene_folder` give whole scenes whose points have classes.
 """
 

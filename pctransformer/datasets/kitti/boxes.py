@@ -51,20 +51,17 @@ def box_corners(boxes: np.ndarray) -> np.ndarray:
     return np.stack([cos * x - sin * y, sin * x + cos * y, z], axis=-1) + boxes[:, None, :3]
 
 
-def project_boxes(
-    boxes: np.ndarray, calibration: Calibration, image_size: tuple[int, int]
-) -> tuple[np.ndarray, np.ndarray]:
-    """The smallest rectangle in the image around each box, clipped to the image.
+def box_extents(boxes: np.ndarray, calibration: Calibration) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The smallest rectangle around each projected box, in the plane of the image, which goes on beyond its edges.
 
     Of a box that reaches behind the camera, the part in front is projected.
 
     Args:
         boxes: (n, 7) in the LiDAR's frame.
-        image_size: width and height, pixels.
 
     Returns:
-        rectangles (n, 4): left, top, right, bottom, from 0 to width - 1 and height - 1; 0 where nothing is seen.
-        seen (n,) bool: something of the box is in the image.
+        low (n, 2), high (n, 2): corners, pixels; infinite for a box behind the camera.
+        there (n,) bool: something of the box is in front of the camera.
     """
     boxes = np.asarray(boxes, np.float64).reshape(-1, 7)
     corners = calibration.to_camera(box_corners(boxes).reshape(-1, 3)).reshape(-1, 8, 3)
@@ -84,9 +81,28 @@ def project_boxes(
     pixels = calibration.to_image(points.reshape(-1, 3))[0].reshape(*there.shape, 2)
     low = np.where(there[..., None], pixels, np.inf).min(axis=1, initial=np.inf)
     high = np.where(there[..., None], pixels, -np.inf).max(axis=1, initial=-np.inf)
+    return low, high, np.asarray(there.any(axis=1))
+
+
+def project_boxes(
+    boxes: np.ndarray, calibration: Calibration, image_size: tuple[int, int]
+) -> tuple[np.ndarray, np.ndarray]:
+    """The smallest rectangle in the image around each box, clipped to the image.
+
+    Of a box that reaches behind the camera, the part in front is projected.
+
+    Args:
+        boxes: (n, 7) in the LiDAR's frame.
+        image_size: width and height, pixels.
+
+    Returns:
+        rectangles (n, 4): left, top, right, bottom, from 0 to width - 1 and height - 1; 0 where nothing is seen.
+        seen (n,) bool: something of the box is in the image.
+    """
+    low, high, there = box_extents(boxes, calibration)
     last = np.array(image_size) - 1
     low, high = np.clip(low, 0, last), np.clip(high, 0, last)
-    seen = there.any(axis=1) & (high > low).all(axis=1)
+    seen = there & (high > low).all(axis=1)
     return np.where(seen[:, None], np.concatenate([low, high], axis=1), 0), seen
 
 

@@ -109,6 +109,11 @@ def read_plane(path: str | Path, calibration: Calibration) -> np.ndarray:
         plane = np.zeros(0)
     if plane.shape != (4,) or not np.isfinite(plane).all() or not 0 < np.linalg.norm(plane[:3]) < np.inf:
         raise FileFormatError(path, f"the last line should be the four numbers of a plane, found {lines[-1][:60]!r}")
+    return lidar_plane(plane, calibration)
+
+
+def lidar_plane(plane: np.ndarray, calibration: Calibration) -> np.ndarray:
+    """A plane (4,) of the rectified camera's frame in the LiDAR's, its normal a unit vector that points up."""
     plane = plane @ calibration.lidar_to_camera
     plane = plane / np.linalg.norm(plane[:3])
     return plane if plane[2] >= 0 else -plane

@@ -36,30 +36,39 @@ _VERSION = 1
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class KittiFrame:
-    """What is known of a frame without its points.
+    """What is known of a frame; its points stay in their file until they are asked for, or are given with it.
 
     Attributes:
         name: "000134".
-        points_file: the .bin of x, y, z, reflectance.
+        points_file: the .bin of x, y, z, reflectance; None where `points` are given.
         calibration: of its sensors.
         image_size: width and height, pixels.
         objects: labels without DontCare, with boxes in the camera's frame.
         boxes: (n, 7) float64 of the same objects in the LiDAR's frame, see `lidar_boxes`.
         plane: (4,) of the road in the LiDAR's frame, see `read_plane`, or None.
         regions: DontCare, parts of the image where objects are not labelled.
+        points: (n, 4) float32 of a frame that is not in a file.
     """
 
     name: str
-    points_file: Path
+    points_file: Path | None
     calibration: Calibration
     image_size: tuple[int, int]
     objects: KittiObjects
     boxes: np.ndarray
     plane: np.ndarray | None = None
     regions: KittiObjects = dataclasses.field(default_factory=KittiObjects.empty)
+    points: np.ndarray | None = None
+
+    def __post_init__(self) -> None:
+        if (self.points_file is None) == (self.points is None):
+            raise ValueError(f"frame {self.name} has either a file of points or the points themselves")
 
     def read_points(self) -> np.ndarray:
-        """(n, 4) float32 x, y, z in the LiDAR's frame, reflectance in [0, 1]."""
+        """(n, 4) float32 x, y, z in the LiDAR's frame, reflectance in [0, 1]. Not to be written into."""
+        if self.points_file is None:
+            assert self.points is not None
+            return self.points
         return read_points(self.points_file, columns=4)
 
     @property
@@ -182,9 +191,15 @@ _OBJECT_COLUMNS = ("types", "truncated", "occluded", "alpha", "boxes_2d", "dimen
 
 
 def write_infos(path: str | Path, frames: Sequence[KittiFrame], folder: str | Path) -> None:
-    """Write frames as JSON; files of points are named relative to the data set's folder."""
+    """Write frames as JSON; files of points are named relative to the data set's folder.
+
+    Raises:
+        ValueError: a frame has its points in memory.
+    """
     rows: list[dict[str, Any]] = []
     for frame in frames:
+        if frame.points_file is None:
+            raise ValueError(f"frame {frame.name} is in memory; infos are about frames in files")
         rows.append(
             {
                 "name": frame.name,

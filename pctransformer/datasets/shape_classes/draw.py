@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import TypeVar
 
+import numpy as np
 import torch
 
 T = TypeVar("T")
@@ -25,6 +27,15 @@ class Draw:
 
     def between(self, low: float, high: float) -> float:
         return low + (high - low) * self.unit()
+
+    def units(self, *shape: int) -> np.ndarray:
+        """An array of uniform numbers in [0, 1)."""
+        return torch.rand(shape, generator=self._generator, dtype=torch.float64).numpy()
+
+    def normal(self) -> float:
+        """Standard normal, from two uniform numbers (Box and Muller, 1958)."""
+        radius = math.sqrt(-2 * math.log(1 - self.unit()))
+        return radius * math.cos(2 * math.pi * self.unit())
 
     def count(self, low: int, high: int) -> int:
         """A whole number, both ends included."""
