@@ -26,7 +26,6 @@ from pctransformer.heads.assignment import IGNORED, assign_anchors
 from pctransformer.heads.box_coding import decode_boxes, direction_of, encode_boxes, turn_to
 from pctransformer.heads.losses import box_code_loss, full_precision, sigmoid_focal_loss
 from pctransformer.heads.selection import detections, top_candidates
-from pctransformer.ops import gather
 from pctransformer.voxels import BevMap, Grid
 
 __all__ = ["KITTI_ANCHORS", "AnchorClass", "AnchorHead", "AnchorOutput", "anchors_from_boxes"]
@@ -134,13 +133,14 @@ class AnchorHead(nn.Module):
         of_class = sigmoid_focal_loss(output.class_logits, is_class).sum(2)  # (B, A)
         class_loss = (torch.where(labels == IGNORED, 0, of_class).sum(1) * each).sum()
 
-        # of the (P,) anchors with an object; rows of none have weight 0
-        weight = torch.where(anchor < 0, 0, each.index_select(0, anchor.clamp(min=0) // count))
+        # of the (P,) anchors with an object; on CUDA some may be none, which stand for anchor 0 with weight 0
+        none, anchor = anchor < 0, anchor.clamp(min=0)
+        weight = torch.where(none, 0, each.index_select(0, anchor // count))
         found = boxes.boxes.index_select(0, box)
-        anchors = layout.boxes(anchor.clamp(min=0) % count)
-        target = torch.where(anchor[:, None] < 0, 0, encode_boxes(found, anchors))
-        box_loss = (box_code_loss(gather(output.box_codes.flatten(0, 1), anchor), target) * weight).sum()
-        direction = full_precision(gather(output.direction_logits.flatten(0, 1), anchor))
+        target = torch.where(none[:, None], 0, encode_boxes(found, layout.boxes(anchor % count)))
+        codes = output.box_codes.flatten(0, 1).index_select(0, anchor)
+        box_loss = (box_code_loss(codes, target) * weight).sum()
+        direction = full_precision(output.direction_logits.flatten(0, 1).index_select(0, anchor))
         entropy = nn.functional.cross_entropy(direction, direction_of(found[:, 6]), reduction="none")
         parts = {
             "class": _CLASS_WEIGHT * class_loss,
@@ -175,19 +175,18 @@ class AnchorHead(nn.Module):
         Raises:
             ValueError: the output holds NaN, or an infinite box; a threshold is outside of its range.
         """
-        logits, labels = full_precision(output.class_logits).max(2)  # (B, A) each
-        scores = logits.sigmoid()
-        index = top_candidates(scores, max_candidates)  # (B, K)
+        index = top_candidates(output.class_logits.amax(2), max_candidates)  # (B, K)
 
         def of_candidates(values: Tensor) -> Tensor:
             return full_precision(values.gather(1, index[..., None].expand(-1, -1, values.shape[2])))
 
+        scores, labels = of_candidates(output.class_logits).sigmoid().max(2)
         boxes = decode_boxes(of_candidates(output.box_codes), self.layout(output.grid).boxes(index))
         heading = turn_to(boxes[..., 6], of_candidates(output.direction_logits).argmax(2))
         return detections(
             torch.cat([boxes[..., :6], heading[..., None]], -1),
-            scores.gather(1, index),
-            labels.gather(1, index),
+            scores,
+            labels,
             score_threshold=score_threshold,
             nms_threshold=nms_threshold,
             max_outputs=max_outputs,

@@ -17,8 +17,8 @@ from pctransformer.heads.anchor_layout import HEADINGS, AnchorLayout
 from pctransformer.heads.box_coding import encode_centers
 from pctransformer.voxels import Grid
 
-BACKGROUND = -1
-IGNORED = -2
+IGNORED = -1
+BACKGROUND = -2
 MIN_OVERLAP = 0.1
 MIN_RADIUS, MAX_RADIUS = 2, 32
 
@@ -27,10 +27,10 @@ class AnchorTargets(NamedTuple):
     """Which anchors should find which objects.
 
     Attributes:
-        labels: (B, A) int64 the class that each anchor should find; BACKGROUND (-1) for nothing, IGNORED (-2) for an
-            anchor that is not trained.
-        anchor: (P,) int64 those with a class, ascending: anchor a of cloud b is b * A + a. The last ones are -1 for
-            none, as P is the most that there could be.
+        labels: (B, A) int64 the class that each anchor should find; IGNORED (-1) for an anchor that is not trained,
+            BACKGROUND (-2) for nothing.
+        anchor: (P,) int64 those with a class, ascending: anchor a of cloud b is b * A + a. On CUDA, which does not wait
+            to count them, P is the most that there could be, and the last are -1 for none.
         box: (P,) int64 row of the box that each of them should find; 0 where `anchor` is -1.
     """
 
@@ -68,21 +68,26 @@ def assign_anchors(layout: AnchorLayout, boxes: BoxBatch) -> AnchorTargets:
     anchor, box = torch.cat([near_anchor, claimed_anchor]), torch.cat([near_box, claimed_box])
     iou = torch.cat([near_iou, claimed_iou])
 
-    rows = len(objects.real)
-    best = iou.new_zeros(nowhere + 1).scatter_reduce_(0, anchor, iou, "amax")
-    of_best = torch.where(iou == best.index_select(0, anchor), box, rows)
-    best_box = box.new_full((nowhere + 1,), rows).scatter_reduce_(0, anchor, of_best, "amin")[:-1]
-    is_claimed = torch.zeros_like(best, dtype=torch.bool).index_fill_(0, claimed, True)[:-1]
+    def of_anchors(initial: float, values: Tensor, reduce: str) -> Tensor:
+        """One value for each anchor of the batch, and a last one for `nowhere`."""
+        return values.new_full((nowhere + 1,), initial).scatter_reduce_(0, anchor, values, reduce)
 
-    shape = (len(boxes), layout.rows * layout.columns, len(layout.classes), len(HEADINGS))
-    of_class = best.new_tensor(layout.classes)[:, None]  # (classes, 1, 6)
-    best = best[:-1].view(shape)
-    matched = (best >= of_class[..., 4]) | is_claimed.view(shape)
-    nothing = torch.where(best < of_class[..., 5], BACKGROUND, IGNORED)
-    labels = torch.where(matched, torch.arange(shape[2], device=box.device)[:, None], nothing)
-    found = matched.flatten().nonzero_static(size=min(len(anchor), nowhere), fill_value=-1)[:, 0]
-    found_box = best_box.index_select(0, found.clamp(min=0)) if nowhere else found
-    return AnchorTargets(labels.flatten(1), found, torch.where(found < 0, 0, found_box))
+    best = of_anchors(0, iou, "amax")
+    is_best = iou == best.index_select(0, anchor)
+    best_box = of_anchors(len(objects.real), torch.where(is_best, box, len(objects.real)), "amin")
+    is_claimed = torch.zeros_like(best, dtype=torch.bool).index_fill_(0, claimed, True)
+
+    label = objects.label.index_select(0, box)
+    matched, unmatched = iou.new_tensor([one[4:] for one in layout.classes]).index_select(0, label).unbind(1)
+    finds = (iou >= matched) | is_claimed.index_select(0, anchor)
+    labels = of_anchors(
+        BACKGROUND, torch.where(finds, label, torch.where(iou >= unmatched, IGNORED, BACKGROUND)), "amax"
+    )[:-1]
+    finding = labels >= 0
+    most = int(finding.sum()) if _may_look(finding) else min(len(anchor), nowhere)
+    found = finding.nonzero_static(size=most, fill_value=-1)[:, 0]
+    found_box = torch.where(found < 0, 0, best_box.index_select(0, found.clamp(min=0)))
+    return AnchorTargets(labels.view(len(boxes), -1), found, found_box)
 
 
 class CenterTargets(NamedTuple):
@@ -125,10 +130,9 @@ def draw_centers(grid: Grid, boxes: BoxBatch, num_classes: int) -> CenterTargets
     column, inside, codes = encode_centers(rows, grid)  # (M, 2) y, x; (M,); (M, 8)
     real = real & inside
     y, x = column.unbind(1)
-    size = rows[:, 3:5] / rows.new_tensor(grid.voxel_size[:2])
-    radius = gaussian_radius(size[:, 0], size[:, 1]).floor().clamp(MIN_RADIUS, MAX_RADIUS)  # (M,)
-    # CUDA does not wait to see how far the largest reaches
-    reach = int(radius.max()) if radius.device.type == "cpu" and len(radius) else MAX_RADIUS
+    length, width = (rows[:, 3:5].double() / torch.tensor(grid.voxel_size[:2], device=rows.device)).unbind(1)
+    radius = gaussian_radius(length, width).floor().clamp(MIN_RADIUS, MAX_RADIUS).float()  # (M,)
+    reach = int(radius.max()) if _may_look(radius) and len(radius) else MAX_RADIUS
     offset = torch.arange(-reach, reach + 1, device=radius.device)  # (K,)
     sigma = (2 * radius + 1) / 6
     along = torch.exp(-offset.square() / (2 * sigma.square())[:, None])
@@ -172,7 +176,7 @@ def real_objects(boxes: BoxBatch, num_classes: int) -> Tensor:
     """(M,) bool: which boxes a head is to find: those of a class. See `assign_anchors` for what is refused."""
     real = (boxes.labels >= 0) & (boxes.labels < num_classes)
     positive = (boxes.boxes[:, 3:6] > 0).all(1)
-    if boxes.device.type != "cpu":
+    if not _may_look(boxes.boxes):
         return real & positive & boxes.boxes.isfinite().all(1)
     boxes.validate()
     for wrong, text in (
@@ -183,6 +187,12 @@ def real_objects(boxes: BoxBatch, num_classes: int) -> Tensor:
             row = int(wrong.nonzero()[0])
             raise ValueError(f"box {row} is {boxes.boxes[row].tolist()} of class {int(boxes.labels[row])}, {text}")
     return real
+
+
+# ---- below the contract ----------------------------------------------------------------------------------------------
+def _may_look(values: Tensor) -> bool:
+    """Whether values can be looked at without waiting for a device."""
+    return values.device.type == "cpu"
 
 
 # ---- anchors ---------------------------------------------------------------------------------------------------------

@@ -63,7 +63,7 @@ def direction_of(heading: Tensor) -> Tensor:
 def turn_to(heading: Tensor, direction: Tensor) -> Tensor:
     """The heading, or its reverse, that points to the given half of the circle; in [-pi, pi)."""
     in_half = limit_period(heading - DIRECTION_OFFSET, offset=0, period=math.pi)
-    return limit_period(in_half + DIRECTION_OFFSET + math.pi * direction)
+    return limit_period(in_half + DIRECTION_OFFSET + math.pi * direction.to(heading.dtype))
 
 
 def encode_centers(boxes: Tensor, grid: Grid) -> tuple[Tensor, Tensor, Tensor]:

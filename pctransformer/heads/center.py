@@ -143,13 +143,13 @@ class CenterHead(nn.Module):
             ValueError: the output holds NaN, or an infinite box; a threshold is outside of its range.
         """
         _, ny, nx = output.grid.shape
-        scores = full_precision(output.heatmap).sigmoid().flatten(1)  # (B, num_classes * ny * nx)
-        index = top_candidates(scores, max_candidates)  # (B, K)
+        logits = output.heatmap.flatten(1)  # (B, num_classes * ny * nx)
+        index = top_candidates(logits, max_candidates)  # (B, K)
         cell = index % (ny * nx)
         codes = full_precision(output.codes.gather(1, cell[..., None].expand(-1, -1, 8)))
         return detections(
             decode_centers(codes, torch.stack([cell // nx, cell % nx], -1), output.grid),
-            scores.gather(1, index),
+            full_precision(logits.gather(1, index)).sigmoid(),
             index // (ny * nx),
             score_threshold=score_threshold,
             nms_threshold=nms_threshold,

@@ -9,25 +9,25 @@ from pctransformer.boxes import BoxBatch
 from pctransformer.ops import _checks, box_nms
 
 
-def top_candidates(scores: Tensor, count: int) -> Tensor:
-    """Where the best scores of each cloud are.
+def top_candidates(logits: Tensor, count: int) -> Tensor:
+    """Where the best logits of each cloud are.
 
     Args:
-        scores: (B, N) in [0, 1].
+        logits: (B, N).
         count: how many to take, at most.
 
     Returns:
-        (B, K) int64 with K = min(count, N), ascending. Of scores equal to the least one taken any may be left out.
+        (B, K) int64 with K = min(count, N), ascending. Of logits equal to the least one taken any may be left out.
 
     Raises:
-        ValueError: a score is NaN, count is not at least 1. This waits for the device.
+        ValueError: a logit is NaN, count is not at least 1. This waits for the device.
     """
     _checks.integer(count, "max_candidates", 1)
-    wrong = scores.isnan().sum(1).tolist()
+    wrong = logits.isnan().sum(1).tolist()
     if any(wrong):
         cloud = next(b for b, number in enumerate(wrong) if number)
-        raise ValueError(_diverged(f"{wrong[cloud]} of {scores.shape[1]} scores of cloud {cloud} are NaN"))
-    return scores.topk(min(count, scores.shape[1])).indices.sort(1).values
+        raise ValueError(_diverged(f"{wrong[cloud]} of {logits.shape[1]} scores of cloud {cloud} are NaN"))
+    return logits.topk(min(count, logits.shape[1])).indices.sort(1).values
 
 
 def detections(

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from pctransformer.boxes import BoxBatch
+from pctransformer.heads import assignment
 from pctransformer.heads.anchor_layout import KITTI_ANCHORS, AnchorClass, AnchorLayout
 from pctransformer.heads.assignment import BACKGROUND, IGNORED, AnchorTargets, assign_anchors
 from tests.heads.boxes import random_objects
@@ -119,3 +120,100 @@ def test_one_car_by_hand():
     assert targets.labels[0, 12] == BACKGROUND  # 1.5 of 6.5
     near = BoxBatch.from_list([torch.tensor([[5.7, 0, -1, 4, 2, 1.5, 0], [8, 0, -1, 4, 2, 1.5, math.pi]])])
     assert pairs(assign_anchors(layout, near)) == {12: 0, 14: 1}
+
+
+def test_boxes_of_no_class_have_no_effect():
+    boxes = random_objects([12, 8], RANGE)
+    kept = torch.arange(20) % 3 != 1
+    without = BoxBatch.from_list(
+        [boxes.boxes[:12][kept[:12]], boxes.boxes[12:][kept[12:]]],
+        [boxes.labels[:12][kept[:12]], boxes.labels[12:][kept[12:]]],
+    )
+    targets = assign_anchors(LAYOUT, boxes.replace(labels=torch.where(kept, boxes.labels, -1)))
+    expected = assign_anchors(LAYOUT, without)
+    assert torch.equal(targets.labels, expected.labels)
+    assert torch.equal(targets.anchor, expected.anchor)
+    assert torch.equal(boxes.boxes[targets.box], without.boxes[expected.box])
+
+
+def test_order_of_boxes_does_not_matter():
+    boxes = random_objects([15], RANGE)
+    order = torch.randperm(15, generator=torch.Generator().manual_seed(3))
+    targets = assign_anchors(LAYOUT, boxes)
+    shuffled = assign_anchors(LAYOUT, boxes.replace(boxes=boxes.boxes[order], labels=boxes.labels[order]))
+    assert torch.equal(targets.labels, shuffled.labels)
+    assert torch.equal(targets.box, order[shuffled.box])
+
+
+def test_reversed_and_turned_boxes_overlap_alike():
+    boxes = random_objects([15], RANGE)
+    targets = assign_anchors(LAYOUT, boxes)
+    for turn in (math.pi, -4 * math.pi):
+        turned = boxes.boxes + torch.tensor([0, 0, 0, 0, 0, 0, turn])
+        assert torch.equal(assign_anchors(LAYOUT, boxes.replace(boxes=turned)).labels, targets.labels)
+
+
+def test_without_objects_all_is_background():
+    outside = torch.tensor([[500.0, 3, -1, 4, 2, 1.5, 0], [5, -90, -1, 4, 2, 1.5, 0], [1e30, 0, 0, 1e30, 1, 1, 1e30]])
+    for boxes in (
+        BoxBatch.from_list([torch.zeros(0, 7)] * 2),
+        BoxBatch.from_list([outside, torch.zeros(0, 7)]),
+        BoxBatch.from_list([torch.zeros(0, 7), outside], [torch.zeros(0).long(), torch.tensor([-1, -1, 1])]),
+    ):
+        targets = assign_anchors(LAYOUT, boxes)
+        assert targets.labels.shape == (2, LAYOUT.count)
+        assert (targets.labels == BACKGROUND).all()
+        assert len(targets.anchor) == len(targets.box) == 0
+
+
+def test_an_object_beside_the_map_that_reaches_into_it_is_found_from_the_edge():
+    boxes = BoxBatch.from_list([torch.tensor([[-1.0, 0, -1, 3.9, 1.6, 1.5, 0]])])
+    (anchor,) = pairs(assign_anchors(LAYOUT, boxes))
+    assert LAYOUT.boxes(torch.tensor(anchor))[:2].tolist() == [0, 0]
+
+
+def test_a_large_object_claims_one_anchor():
+    """A bus among cars: its footprint holds many anchors, which all overlap it alike."""
+    bus = BoxBatch.from_list([torch.tensor([[8.1, 0.1, -1, 12, 2.8, 3, 0]])])
+    targets = assign_anchors(LAYOUT, bus)
+    (anchor,) = pairs(targets)
+    assert LAYOUT.boxes(torch.tensor(anchor)).tolist() == pytest.approx([8, 0, -1, 3.9, 1.6, 1.56, 0])
+    assert (targets.labels == BACKGROUND).sum() == LAYOUT.count - 1
+
+
+def test_boxes_that_are_refused():
+    boxes = torch.tensor([[5.0, 0, -1, 4, 2, 1.5, 0], [7, 0, -1, 4, 2, 0, 0]])
+    with pytest.raises(ValueError, match=r"box 1 is .*2.0, 0.0, 0.0\] of class 0, .* sizes above 0"):
+        assign_anchors(LAYOUT, BoxBatch.from_list([boxes]))
+    assign_anchors(LAYOUT, BoxBatch.from_list([boxes], [torch.tensor([0, -1])]))
+    with pytest.raises(ValueError, match=r"box 0 is .* of class 3, but the head knows the classes 0 to 2"):
+        assign_anchors(LAYOUT, BoxBatch.from_list([boxes[:1]], [torch.tensor([3])]))
+    boxes[0, 4] = math.nan
+    with pytest.raises(ValueError, match="NaN"):
+        assign_anchors(LAYOUT, BoxBatch(boxes[:1], torch.tensor([0, 1]), torch.tensor([0])))
+
+
+def test_what_cuda_does_without_looking(monkeypatch):
+    """The same on the CPU, told that it must not look at values: boxes left out, and as many rows as there could be."""
+    boxes = random_objects([9, 0, 25], RANGE, spread=1.2)
+    expected = assign_anchors(LAYOUT, boxes)
+    wrong = torch.tensor([[math.nan, 0, 0, 4, 2, 1.5, 0], [5, 0, -1, 4, 0, 1.5, 0], [5, 0, -1, 4, 2, math.inf, 0]])
+    of_no_class = boxes.boxes[:1] + 0.5
+    with_wrong = BoxBatch(
+        torch.cat([boxes.boxes, wrong, of_no_class]), torch.tensor([0, 9, 9, 38]),
+        torch.cat([boxes.labels, torch.tensor([0, 0, 1, 3])]),
+    )  # fmt: skip
+    monkeypatch.setattr(assignment, "_may_look", lambda values: False)
+    for given in (boxes, with_wrong):
+        targets = assign_anchors(LAYOUT, given)
+        assert torch.equal(targets.labels, expected.labels)
+        assert pairs(targets) == pairs(expected)
+        assert len(targets.anchor) > len(expected.anchor)
+
+
+@pytest.mark.cuda
+def test_cuda_finds_what_the_cpu_finds():
+    boxes = random_objects([9, 0, 25], RANGE, spread=1.2)
+    expected, targets = assign_anchors(LAYOUT, boxes), assign_anchors(LAYOUT, boxes.to("cuda"))
+    assert torch.equal(targets.labels.cpu(), expected.labels)
+    assert pairs(AnchorTargets(*(values.cpu() for values in targets))) == pairs(expected)
