@@ -56,6 +56,12 @@ COMMANDS = {
         "run the operators on a generated cloud, time them, draw a picture",
         ("pctransformer demo operators", "pctransformer demo operators --out runs/small --points 1000"),
     ),
+    "demo detection": Command(
+        "pctransformer.demo.detection:Config",
+        "pctransformer.demo.detection:run",
+        "train a LiDAR detector on simulated streets in less than ten minutes, test it, draw what it finds",
+        ("pctransformer demo detection", "pctransformer demo detection --out runs/another --seed 1"),
+    ),
     "train classification": Command(
         "pctransformer.training.settings:ClassificationTraining",
         "pctransformer.training.classification:run",
@@ -89,6 +95,18 @@ COMMANDS = {
             "pctransformer train semantic-segmentation --resume runs/scans",
         ),
     ),
+    "train detection": Command(
+        "pctransformer.training.settings:DetectionTraining",
+        "pctransformer.training.detection:run",
+        "train a detector on simulated streets, KITTI or your own LiDAR scans with boxes, and test it",
+        (
+            "pctransformer train detection",
+            "pctransformer train detection --data data/kitti --model second --epochs 80 --out runs/second",
+            "pctransformer train detection --data generated data/kitti --repeat 1 20",
+            "pctransformer train detection --model pointpillars_small --model-options head=center",
+            "pctransformer train detection --resume runs/second",
+        ),
+    ),
     "train pretraining": Command(
         "pctransformer.training.settings:Pretraining",
         "pctransformer.training.pretraining:run",
@@ -103,7 +121,7 @@ COMMANDS = {
     "evaluate": Command(
         "pctransformer.commands.evaluate:Config",
         "pctransformer.commands.evaluate:run",
-        "evaluate a trained model: accuracies, confusions, errors; of one that tells parts, IoUs",
+        "evaluate a trained model: accuracies, confusions, errors; IoUs of parts; average precisions of a detector",
         (
             "pctransformer evaluate runs/first",
             "pctransformer evaluate runs/first --votes 10",
@@ -148,11 +166,12 @@ COMMANDS = {
     "predict": Command(
         "pctransformer.commands.predict:Config",
         "pctransformer.commands.predict:run",
-        "say what class a trained model takes clouds and meshes for, or what their parts are, with a picture of each",
+        "say what class a trained model takes clouds for, what their parts are, or what it finds in LiDAR scans",
         (
             "pctransformer predict chair.ply --model runs/first",
             "pctransformer predict scans/ table.off --model runs/first --top 3 --out runs/scans",
             "pctransformer predict chair.ply --model runs/parts --category chair",
+            "pctransformer predict velodyne/000008.bin --model runs/detection --score 0.3",
             "pctransformer predict chair.ply --model runs/first/checkpoints/last.safetensors --json --no-pictures",
         ),
     ),

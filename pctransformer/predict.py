@@ -19,6 +19,7 @@ from pctransformer.datasets.transforms import EvenSubset, OnlyCoordinates
 from pctransformer.errors import UserError, did_you_mean
 from pctransformer.evaluation.segmentation import part_logits, parts_of_classes
 from pctransformer.ops import interpolate
+from pctransformer.predict_boxes import DetectorPredictor
 from pctransformer.predict_scenes import ScenePredictor
 from pctransformer.training import checkpoint
 from pctransformer.training.data import evaluation_transform, normalisation
@@ -26,6 +27,7 @@ from pctransformer.training.distributed import choose_device
 from pctransformer.training.report import as_trained, autocast_type
 from pctransformer.training.settings import (
     ClassificationTraining,
+    DetectionTraining,
     PartSegmentationTraining,
     SemanticSegmentationTraining,
 )
@@ -402,8 +404,8 @@ def _carried(values: Tensor, xyz: Tensor, to_xyz: Tensor) -> Tensor:
 # ---- loading ---------------------------------------------------------------------------------------------------------
 def load(
     run_or_checkpoint: str | Path, device: str | torch.device = "cpu"
-) -> ClassPredictor | PartPredictor | ScenePredictor:
-    """A trained model, ready to predict classes of clouds, parts of objects, or what each point of a scene is.
+) -> ClassPredictor | PartPredictor | ScenePredictor | DetectorPredictor:
+    """A trained model, ready to predict classes of clouds, parts of objects, what each point of a scene is, or boxes.
 
     Args:
         run_or_checkpoint: the folder of a run, of which the best checkpoint is taken, or a checkpoint file.
@@ -417,11 +419,13 @@ def load(
         print(load("runs/first").predict("chair.ply"))
         print(load("runs/parts").predict("chair.ply", "chair"))
         print(load("runs/rooms").predict("scan.ply"))
+        print(load("runs/detection").predict("velodyne/000008.bin"))
     """
     chosen = choose_device(str(device))
     read = checkpoint.read(run_or_checkpoint)
     task = read.about.get("task")
-    tasks = (ClassificationTraining.task, PartSegmentationTraining.task, SemanticSegmentationTraining.task)
+    kinds = (ClassificationTraining, PartSegmentationTraining, SemanticSegmentationTraining, DetectionTraining)
+    tasks = [kind.task for kind in kinds]
     if task not in tasks:
         raise UserError(f"{read.path} was trained for {task}; predictions want a model for one of {', '.join(tasks)}")
     model = read.build_model()
@@ -433,4 +437,6 @@ def load(
         return PartPredictor(model, classes, parts, read.settings(PartSegmentationTraining), chosen)
     if task == SemanticSegmentationTraining.task:
         return ScenePredictor(model, classes, read.settings(SemanticSegmentationTraining), chosen)
+    if task == DetectionTraining.task:
+        return DetectorPredictor(model, classes, read.settings(DetectionTraining), chosen)
     return ClassPredictor(model, classes, read.settings(ClassificationTraining), chosen)

@@ -1,4 +1,4 @@
-"""`pctransformer evaluate`: a trained model on labelled shapes or scenes: the test set of its run, or other data."""
+"""`pctransformer evaluate`: a trained model on labelled shapes, scenes or scans: its run's test set, or other data."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ class Config:
     """The folder of a run, whose best checkpoint is taken, or a checkpoint file."""
     data: str | None = None
     """Other data than the run's: `generated`, a .npz or a folder; its classes must be the model's."""
-    split: Literal["test", "train"] = "test"
-    """Part of the data."""
+    split: Literal["test", "train", "trainval"] = "test"
+    """Part of the data. For a detector `test` is the val of KITTI, whose labels are known, `trainval` all of it."""
     eval_points: int | None = None
     """Points of a shape, instead of as many as the run was evaluated with."""
     votes: int = 0
@@ -50,6 +50,7 @@ def run(config: Config) -> int:
     from pctransformer.training.report import draw_evaluation, draw_parts
     from pctransformer.training.settings import (
         ClassificationTraining,
+        DetectionTraining,
         PartSegmentationTraining,
         SemanticSegmentationTraining,
     )
@@ -61,6 +62,12 @@ def run(config: Config) -> int:
         from pctransformer.commands import scenes
 
         return scenes.evaluate(config, best)
+    if best.about.get("task") == DetectionTraining.task:
+        from pctransformer.commands import detections
+
+        return detections.evaluate(config, best)
+    if config.split == "trainval":
+        raise UserError("--split trainval is for detectors")
     check_free(config.out)
     trained = Trained.read(config.run, ClassificationTraining, PartSegmentationTraining)
     of_parts = isinstance(trained.settings, PartSegmentationTraining)

@@ -1,30 +1,25 @@
-"""`pctransformer predict`: classes of files, of their parts or of scenes' points, printed, drawn and written down."""
+"""`pctransformer predict`: classes of files, of their parts or of scenes' points; boxes of what is in LiDAR scans."""
 
 from __future__ import annotations
 
+import functools
 import json
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Any, Literal
 
 from tyro.conf import Positional, arg
 
 from pctransformer.errors import UserError
 
-if TYPE_CHECKING:
-    from pctransformer.datasets import Sample
-    from pctransformer.predict import PartPrediction, Prediction, Predictor
-
-RECORD = "predictions.json"
-
 
 @dataclass(frozen=True)
 class Config:
     files: Positional[Annotated[tuple[Path, ...], arg(metavar="FILE|FOLDER...", help_behavior_hint="(required)")]]
-    """Point clouds (.ply .pcd .npy .npz .xyz .txt .csv) and meshes (.off .obj .stl .ply), or folders of them."""
+    """Point clouds (.ply .pcd .npy .npz .xyz .txt .csv .bin) and meshes (.off .obj .stl .ply), or folders of them."""
     model: Annotated[Path, arg(metavar="RUN|CHECKPOINT")]
     """The folder of a run, of which the best checkpoint is taken, or a checkpoint file."""
     category: str | None = None
@@ -41,7 +36,14 @@ class Config:
     not_finite: Literal["error", "drop"] = "error"
     """What to do with points that are NaN or infinite, as depth cameras write them."""
     columns: int | None = None
-    """Values per point of .bin files, which do not say it: 6 for x, y, z and a colour. For scenes only."""
+    """Values per point of .bin files, which do not say it: of scenes 6 for x, y, z and a colour; of LiDAR scans 4 with
+    reflectance, as KITTI has them, 5 with ring, as nuScenes."""
+    score: float | None = None
+    """Least score of the boxes that a detector gives; by default 0.1."""
+    around: bool = False
+    """Let a detector that knows only what is ahead look in all directions of a sweep, one after the other."""
+    lift: float = 0.0
+    """Metres by which the LiDAR stands higher than that of a detector's training, KITTI's 1.73 m over the ground."""
     device: str = "auto"
     """`cpu`, `cuda`, `cuda:1`; `auto` is a GPU where there is one."""
     json: bool = False
@@ -51,24 +53,34 @@ class Config:
 def run(config: Config) -> int:
     """Predict all files; 1 where some of them cannot be used."""
     from pctransformer.commands import predicted_classes, predicted_parts
+    from pctransformer.commands.predictions import RECORD, Stems, each_file, tell_failed, write_record
+    from pctransformer.datasets.folder import FILE_SUFFIXES
     from pctransformer.predict import PartPredictor, load
+    from pctransformer.predict_boxes import DetectorPredictor
     from pctransformer.predict_scenes import ScenePredictor
     from pctransformer.training.checkpoint import find_checkpoint, folder_of
     from pctransformer.training.run_folder import numbered
 
     if config.top < 1:
         raise UserError(f"--top must be at least 1, got {config.top}")
-    files = _expanded(config.files)
     checkpoint = find_checkpoint(config.model)
     folder = config.out or numbered(folder_of(checkpoint) / "predictions")
     if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
         raise UserError(f"{folder} exists already and is not overwritten; give a new folder with --out")
     predictor = load(checkpoint, config.device)
+    raw = isinstance(predictor, (ScenePredictor, DetectorPredictor))
+    files = _expanded(config.files, (*FILE_SUFFIXES, ".bin") if raw else FILE_SUFFIXES)
     if isinstance(predictor, ScenePredictor):
         from pctransformer.commands import scenes
 
         return scenes.predict(config, predictor, checkpoint, files, folder)
-    samples, failed = _prepared(predictor, files, config.not_finite)
+    if isinstance(predictor, DetectorPredictor):
+        from pctransformer.commands import detections
+
+        return detections.predict(config, predictor, checkpoint, files, folder)
+    failed: list[dict[str, str]] = []
+    prepare = functools.partial(predictor.prepare, not_finite=config.not_finite)
+    samples = list(each_file(files, prepare, failed))
     predictions: list[Any]
     if isinstance(predictor, PartPredictor):
         telling: ModuleType = predicted_parts
@@ -82,22 +94,19 @@ def run(config: Config) -> int:
         telling = predicted_classes
         predictions = predictor.classify(samples, config.top)
 
-    stems = _stems(predictions)
+    stems = [*map(Stems(), (prediction.name for prediction in predictions))]
     record = {
         "model": str(checkpoint),
         "predictions": [telling.as_record(p, stem, config.pictures) for p, stem in zip(predictions, stems)],
         "failed": failed,
     }
     if predictions:
-        _write(folder, record)
+        write_record(folder, record)
     if config.json:
         print(json.dumps(record, indent=2), flush=True)
     elif predictions:
         telling.print_all(predictions)
-    if failed and len(files) > 1:
-        print(f"pctransformer: {len(failed)} of {len(files)} files could not be used:", file=sys.stderr)
-    for fault in failed:
-        print(f"pctransformer: {fault['reason']}", file=sys.stderr)
+    tell_failed(failed, len(files))
     if predictions:
         for prediction, stem in zip(predictions, stems):
             telling.write(prediction, folder / stem, config.pictures, config.up)
@@ -108,56 +117,18 @@ def run(config: Config) -> int:
 
 
 # ---- reading ---------------------------------------------------------------------------------------------------------
-def _expanded(paths: Sequence[Path]) -> list[Path]:
+def _expanded(paths: Sequence[Path], suffixes: Sequence[str]) -> list[Path]:
     """The files; those of a folder in alphabetical order, with those in its folders, without hidden ones."""
-    from pctransformer.datasets.folder import FILE_SUFFIXES
-
     files: list[Path] = []
     for path in paths:
         if not path.is_dir():
             files.append(path)
             continue
-        inside = sorted(file for file in path.rglob("*") if file.suffix.lower() in FILE_SUFFIXES and file.is_file())
+        inside = sorted(file for file in path.rglob("*") if file.suffix.lower() in suffixes and file.is_file())
         inside = [file for file in inside if not any(p.startswith(".") for p in file.relative_to(path).parts)]
         if not inside:
-            raise UserError(f"{path} holds no file that ends in one of {' '.join(FILE_SUFFIXES)}")
+            raise UserError(f"{path} holds no file that ends in one of {' '.join(suffixes)}")
         files += inside
     if not files:
         raise UserError("predict what? give files or folders")
     return files
-
-
-def _prepared(
-    predictor: Predictor, files: Sequence[Path], not_finite: Literal["error", "drop"]
-) -> tuple[list[Sample], list[dict[str, str]]]:
-    """Samples of the files that can be used, and what is wrong with the others."""
-    samples, failed = [], []
-    for file in files:
-        try:
-            samples.append(predictor.prepare(file, not_finite=not_finite))
-        except (UserError, ValueError, OSError) as error:
-            reason = str(error) if str(file) in str(error) else f"{file}: {error}"
-            failed.append({"file": str(file), "reason": reason.replace("not_finite='drop'", "--not-finite drop")})
-    return samples, failed
-
-
-# ---- writing ---------------------------------------------------------------------------------------------------------
-def _write(folder: Path, record: dict[str, Any]) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / RECORD).write_text(json.dumps(record, indent=2) + "\n")
-    except OSError as error:
-        raise UserError(f"{folder} cannot be written ({error.strerror}); give another folder with --out") from None
-
-
-def _stems(predictions: Sequence[Prediction] | Sequence[PartPrediction]) -> list[str]:
-    """What the files of each prediction are called: as its file, with a number where several files share it."""
-    names: dict[str, None] = {}
-    for prediction in predictions:
-        stem = name = Path(prediction.name).stem
-        number = 1
-        while name in names:
-            number += 1
-            name = f"{stem}-{number}"
-        names[name] = None
-    return [*names]

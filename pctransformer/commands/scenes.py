@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pctransformer.commands.predictions import Stems, each_file, tell_failed, write_record, writing
 from pctransformer.commands.terminal import console, print_table
 from pctransformer.commands.trained import check_free, make_folder
 from pctransformer.errors import UserError
@@ -28,6 +30,8 @@ def evaluate(config: Evaluate, trained: Checkpoint) -> int:
     """Segment all scenes of a run's test set, or of other data, print, write."""
     if config.votes or config.eval_points is not None:
         raise UserError("--votes and --eval-points are for models of single shapes; scenes are segmented whole")
+    if config.split == "trainval":
+        raise UserError("--split trainval is for detectors")
     check_free(config.out)
     settings = trained.settings(SemanticSegmentationTraining)
     if config.data is not None:
@@ -70,34 +74,28 @@ def predict(config: Predict, predictor: ScenePredictor, trained: Path, files: li
     """Segment all files; 1 where some of them cannot be used."""
     if config.up != "z":
         raise UserError("--up y: scenes must stand upright along z, as in training; turn them first")
-    predictions, failed, rows = [], [], []
-    for file in files:
-        try:
-            found = predictor.predict(file, columns=config.columns, not_finite=config.not_finite)
-        except (UserError, ValueError, OSError) as error:
-            reason = str(error) if str(file) in str(error) else f"{file}: {error}"
-            failed.append({"file": str(file), "reason": reason.replace("not_finite='drop'", "--not-finite drop")})
-            continue
-        stem = _free(folder, file.stem)
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
+    failed: list[dict[str, str]] = []
+    predictions, rows, stem_of = [], [], Stems()
+    found_in = functools.partial(predictor.predict, columns=config.columns, not_finite=config.not_finite)
+    for found in each_file(files, found_in, failed):
+        stem = stem_of(found.name)
+        with writing(folder):
             found.write(folder, stem)
-        except OSError as error:
-            raise UserError(f"{folder} cannot be written ({error.strerror}); give another with --out") from None
-        if config.pictures:
-            from pctransformer.visualization.scenes import scene_figure
+            if config.pictures:
+                from pctransformer.visualization.scenes import scene_figure
 
-            figure = scene_figure(found.xyz, found.labels, found.class_names, file.name, colors=found.colors)
-            figure.savefig(folder / f"{stem}.png", dpi=110)
+                name = Path(found.name).name
+                figure = scene_figure(found.xyz, found.labels, found.class_names, name, colors=found.colors)
+                figure.savefig(folder / f"{stem}.png", dpi=110)
         shares = found.shares
         predictions.append(
             {
-                "file": str(file), "points": len(found.labels), "tiles": found.tiles, "shares": shares,
+                "file": found.name, "points": len(found.labels), "tiles": found.tiles, "shares": shares,
                 "cloud": f"{stem}.ply", "labels": f"{stem}.npz", "picture": f"{stem}.png" if config.pictures else None,
             }
         )  # fmt: skip
         most = ", ".join(f"{name} {share:.1%}" for name, share in list(shares.items())[: config.top])
-        rows.append((str(file), str(len(found.labels)), str(found.tiles), most))
+        rows.append((found.name, str(len(found.labels)), str(found.tiles), most))
     record = {
         "model": str(trained),
         "class_names": list(predictor.class_names),
@@ -105,23 +103,13 @@ def predict(config: Predict, predictor: ScenePredictor, trained: Path, files: li
         "failed": failed,
     }
     if predictions:
-        (folder / "predictions.json").write_text(json.dumps(record, indent=2) + "\n")
+        write_record(folder, record)
     if config.json:
         print(json.dumps(record, indent=2), flush=True)
     elif predictions:
         print_table(("file", "points", "tiles", "classes"), rows, right=(1, 2))
-    for fault in failed:
-        print(f"pctransformer: {fault['reason']}", file=sys.stderr)
+    tell_failed(failed, len(files))
     if predictions:
         print(f"coloured points, labels{' and pictures' if config.pictures else ''}: {folder}",
               file=sys.stderr if config.json else sys.stdout)  # fmt: skip
     return 1 if failed else 0
-
-
-def _free(folder: Path, stem: str) -> str:
-    """The stem, with a number where several files share it."""
-    name, number = stem, 1
-    while (folder / f"{name}.ply").exists():
-        number += 1
-        name = f"{stem}-{number}"
-    return name

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import io
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +13,7 @@ import numpy as np
 from pctransformer.atomic import replace_file
 from pctransformer.datasets.files import FileFormatError
 from pctransformer.datasets.formats.tables import read_npz_arrays
+from pctransformer.datasets.scans import ScanDataset, in_box
 
 _DTYPES: dict[str, type] = {
     "points": np.float32, "offsets": np.int64, "boxes": np.float32,
@@ -62,6 +63,16 @@ class ObjectDatabase:
     def points_of(self, i: int) -> np.ndarray:
         """(k, 3 + c) points of object i, relative to the centre of its box."""
         return self.points[self.offsets[i] : self.offsets[i + 1]]
+
+    def take(self, rows: np.ndarray) -> ObjectDatabase:
+        """The objects in these rows, or where a mask is True."""
+        rows = np.arange(len(self))[rows]
+        counts = self.num_points[rows]
+        offsets = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
+        points = np.repeat(self.offsets[rows] - offsets[:-1], counts) + np.arange(offsets[-1])
+        return ObjectDatabase(
+            self.points[points], offsets, self.boxes[rows], self.types[rows], self.difficulty[rows], self.frames[rows]
+        )
 
     def choose(self, *, min_points: Mapping[str, int]) -> dict[str, np.ndarray]:
         """Rows of the objects of each class that are fit for pasting.
@@ -140,3 +151,30 @@ def build_database(objects: Iterable[LabelledObject]) -> ObjectDatabase:
         difficulty=np.array([row.difficulty for row in rows], np.int64),
         frames=np.array([row.frame for row in rows], dtype=np.str_),
     )
+
+
+def joined_databases(databases: Sequence[ObjectDatabase]) -> ObjectDatabase:
+    """The objects of all databases; at least one.
+
+    Raises:
+        ValueError: their points have different channels.
+    """
+    channels = sorted({database.points.shape[1] for database in databases})
+    if len(channels) != 1:
+        raise ValueError(f"databases that are joined must have points of the same channels, got {channels}")
+    lengths = np.concatenate([database.num_points for database in databases])
+    together = {
+        name: np.concatenate([getattr(database, name) for database in databases])
+        for name in _DTYPES
+        if name != "offsets"
+    }
+    return ObjectDatabase(offsets=np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64), **together)
+
+
+def objects_of_scans(scans: ScanDataset) -> Iterator[LabelledObject]:
+    """Every object that has a class, with the points in its box; none is too hard."""
+    for scan in (scans[i] for i in range(len(scans))):
+        for box, label in zip(scan.boxes, scan.labels):
+            if label >= 0:
+                points = scan.points[in_box(scan.points, box)]
+                yield LabelledObject(points, box, scans.class_names[label], 0, scan.name)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
-from typing import Literal
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -137,6 +137,11 @@ class CloudDataset(torch.utils.data.Dataset[Sample]):
     def name_of(self, index: int) -> str:
         """The name of a sample, without its transform."""
         return self.samples[index].name
+
+    def facts(self) -> Iterator[list[Any]]:
+        """Name, class and number of points of each sample: a digest of them tells whether data has changed."""
+        for sample in (self.samples[i] for i in range(len(self))):
+            yield [sample.name, sample.label, len(sample)]
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the epoch, >= 0, that the transform's randomness is derived from."""

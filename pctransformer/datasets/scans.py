@@ -160,11 +160,11 @@ class ScanDataset(torch.utils.data.Dataset[Scan]):
         read = functools.partial(_read_place, places)
         return self._changed(names, read, self.transform, self.seed, self.only_with_boxes)
 
-    def hold_out(self, share: float) -> tuple[ScanDataset, ScanDataset]:
-        """The data set without a share of its scans, and these: always the same ones, spread over all by chance."""
+    def held_out_rows(self, share: float) -> tuple[np.ndarray, np.ndarray]:
+        """Rows without a share of the scans, and the rows of these: always the same ones, drawn by chance; sorted."""
+        order = torch.randperm(len(self), generator=generator_for(0)).numpy()
         count = round(share * len(self))
-        order = torch.randperm(len(self), generator=generator_for(0)).tolist()
-        return self.subset(sorted(order[count:])), self.subset(sorted(order[:count]))
+        return np.sort(order[count:]), np.sort(order[:count])
 
     def _changed(
         self, names: Sequence[str], read: Callable[[int], Scan], transform: ScanTransform | None, seed: int, only: bool

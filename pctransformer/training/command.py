@@ -29,6 +29,7 @@ from pctransformer.training.optimizers import computes_in_bf16
 from pctransformer.training.progress import Display, duration
 from pctransformer.training.repeatability import keep_freed_memory, repeatable_kernels
 from pctransformer.training.run_folder import RESULTS, SETTINGS, RunFolder, environment, numbered, same_run
+from pctransformer.training.scans import ScanPart
 from pctransformer.training.settings import DataSettings, Training, differences, from_json, to_json
 
 TrainingSettings = TypeVar("TrainingSettings", bound=Training)
@@ -87,8 +88,8 @@ def train(settings: TrainingSettings, plan: MakePlan[TrainingSettings]) -> RunFo
 
 def describe_run(
     settings: Training,
-    train: CloudDataset,
-    held_out: CloudDataset,
+    train: CloudDataset | ScanPart,
+    held_out: CloudDataset | ScanPart,
     *,
     num_classes: int | None,
     **options: Any,
@@ -97,13 +98,14 @@ def describe_run(
 
     Args:
         settings: of the run.
-        train, held_out: both parts of the data; how many shapes, and a digest of them, tell whether it has changed.
+        train, held_out: both parts of the data; how many samples, and a digest of what is known of them without their
+            points, tell whether it has changed.
         num_classes, options: of the model, besides the options that settings give it.
     """
     digest = hashlib.sha256()
     for part in (train, held_out):
-        for sample in (part.samples[i] for i in range(len(part))):
-            digest.update(json.dumps([sample.name, sample.label, len(sample)]).encode())
+        for facts in part.facts():
+            digest.update(json.dumps(facts).encode())
     return {
         "task": settings.task,
         "model": {

@@ -10,12 +10,15 @@ import contextlib
 import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
 import torch.distributed
 from torch import Tensor, nn
 
 from pctransformer.errors import UserError
+
+Value = TypeVar("Value")
 
 
 @dataclass(frozen=True)
@@ -53,6 +56,14 @@ class World:
         values = values.to(self.device, copy=True)
         torch.distributed.all_reduce(values)
         return values
+
+    def gather(self, values: list[Value]) -> list[Value]:
+        """The values of all processes, those of the first one first."""
+        if self.size == 1:
+            return values
+        lists: list[list[Value]] = [[] for _ in range(self.size)]
+        torch.distributed.all_gather_object(lists, values)
+        return [value for own in lists for value in own]
 
     def agree(self, tensors: Iterable[Tensor]) -> None:
         """Give these tensors in every process the values that they have in the first."""

@@ -43,7 +43,8 @@ class Task:
         collate: from samples to a batch, a tuple whose parts have `.to(device)`.
         loss: scalars of a batch, means over its samples: "loss" is minimised, the others are reported.
         validate: what to report of the model after an epoch.
-        prefer: key of a validation, greater is better: the epoch with the greatest is kept as the best.
+        prefer: key of a validation, greater is better: the epoch with the greatest is kept as the best. None where the
+            validation tells nothing: the last epoch is kept.
         about: what is written into checkpoints beside weights, see `training/checkpoint.py`.
     """
 
@@ -52,7 +53,7 @@ class Task:
     collate: Callable[[Sequence[Any]], Batch]
     loss: Callable[[nn.Module, Batch], Mapping[str, Tensor]]
     validate: Callable[[nn.Module], Mapping[str, float]]
-    prefer: Callable[[Mapping[str, float]], tuple[float, ...]]
+    prefer: Callable[[Mapping[str, float]], tuple[float, ...] | None]
     about: Mapping[str, Any]
 
 
@@ -154,10 +155,11 @@ class Trainer:
                 }
                 rows.append(row)
                 self.folder.write_metrics(rows)
-                preferred = list(self.task.prefer(found))
-                is_best = self.progress.best is None or preferred > self.progress.best
+                preferred = self.task.prefer(found)
+                is_best = preferred is None or self.progress.best is None or list(preferred) > self.progress.best
                 if is_best:
-                    self.progress.best, self.progress.best_epoch = preferred, epoch + 1
+                    self.progress.best = None if preferred is None else list(preferred)
+                    self.progress.best_epoch = epoch + 1
                 self.progress.epoch, self.progress.step, self.progress.sums = epoch + 1, 0, {}
                 if is_best:
                     self._save(BEST, row)

@@ -21,6 +21,8 @@ _SHOWN = {  # column of metrics.jsonl: how a line per epoch shows it
     "validation_instance_miou": "instance mIoU {:.3f}",
     "validation_class_miou": "class mIoU {:.3f}",
     "validation_miou": "mIoU {:.3f}",
+    "validation_ap_bev": "AP from above {:.1f}",
+    "validation_ap_3d": "3-D {:.1f}",
     "lr": "| lr {:.1e}",
     "shapes_per_second": "{:.0f} shapes/s",
 }

@@ -16,6 +16,7 @@ from typing import Annotated, Any, ClassVar, Literal, TypeVar
 from tyro.constructors import PrimitiveConstructorSpec
 
 Augmentation = Literal["none", "pct", "pointnet2", "pointnet2_parts", "point_mae", "point_transformer_v3"]
+ScanAugmentation = Literal["none", "second", "pointpillars", "pv_rcnn"]
 Precision = Literal["auto", "float32", "bf16"]
 
 
@@ -148,6 +149,31 @@ class SceneData:
 
 
 @dataclass(frozen=True)
+class ScanData:
+    """Where LiDAR scans with boxes come from, and what becomes of them."""
+
+    data: tuple[str, ...] = ("generated",)
+    """One or several of: `generated` for simulated streets, a folder of KITTI, or your own scans with boxes, see
+    data/README.md. All are trained on; tested is on the last."""
+    repeat: tuple[int, ...] = ()
+    """How often the scans of each source come in an epoch, one number for each; by default once."""
+    classes: tuple[str, ...] = ("Car", "Pedestrian", "Cyclist")
+    """What to look for. Anchors of other classes than these three get the mean sizes of the training boxes."""
+    augmentation: ScanAugmentation = "second"
+    """Published recipe of random changes: how many objects of other scans are pasted; all of them mirror, turn by up to
+    45 degrees and scale by up to 5 %."""
+    paste: bool = True
+    """Paste objects of other training scans into each: what makes most of a small data set."""
+    camera_view: bool = True
+    """Of KITTI and simulated streets, only points that the camera sees: nothing else is labelled."""
+    validation: float = 0.05
+    """Share of the training scans that is held out, to choose the epoch by; the same scans for every seed. 0, as in
+    published trainings: the last epoch is taken."""
+    num_scans: int = 1000
+    """Simulated scans to train on; a quarter as many to test on."""
+
+
+@dataclass(frozen=True)
 class OptimizationSettings:
     """How weights are changed."""
 
@@ -203,6 +229,21 @@ class SceneOptimization(OptimizationSettings):
     """Epochs in which the learning rate rises from zero."""
     ema: float = 0.98
     """Decay per step of an average of the weights, which is then what is evaluated and saved; 0: none."""
+
+
+@dataclass(frozen=True)
+class DetectionOptimization(OptimizationSettings):
+    """How weights are changed to find objects."""
+
+    epochs: int = 20
+    batch_size: int = 4
+    """Scans of one step, over all processes."""
+    lr: float = 3e-3
+    """Highest learning rate."""
+    weight_decay: float = 0.01
+    """Of matrices; biases and norms have none."""
+    warmup_epochs: float = 1.0
+    """Epochs in which the learning rate rises from zero."""
 
 
 @dataclass(frozen=True)
@@ -297,6 +338,25 @@ class SemanticSegmentationTraining(Training):
     @property
     def sources(self) -> tuple[str, ...]:
         return (self.data.data,)
+
+
+@dataclass(frozen=True)
+class DetectionTraining(Training):
+    """Options of `pctransformer train detection`."""
+
+    task = "detection"
+
+    model: str = "pointpillars_small"
+    """One of the models for detection, see `pctransformer models`."""
+    pretrained: Path | None = None
+    """Weights to start from: a run, or a file, OpenPCDet's included. The head's last layers start anew where the
+    classes are others."""
+    data: ScanData = field(default_factory=ScanData)
+    optimization: DetectionOptimization = field(default_factory=DetectionOptimization)
+
+    @property
+    def sources(self) -> tuple[str, ...]:
+        return self.data.data
 
 
 @dataclass(frozen=True)

@@ -99,6 +99,10 @@ _PANELS = (
             ("validation_class_miou", "class", ORANGE),
         ),
     ),
+    (
+        "validation AP",
+        (("validation_ap_bev", "seen from above", BLUE), ("validation_ap_3d", "in space", ORANGE)),
+    ),
     ("learning rate", (("lr", "", DARK),)),
 )
 """Title of each panel, and key, name and colour of its curves."""
@@ -109,10 +113,10 @@ def training_figure(rows: Sequence[Mapping[str, Any]], chosen: int | None = None
 
     Args:
         rows: one mapping per epoch with any of epoch, train_loss, train_accuracy, validation_loss, validation_accuracy,
-            validation_oa, validation_macc, validation_miou, validation_instance_miou, validation_class_miou, lr;
-            accuracies and IoUs are shares of 1. A row without `epoch` counts from 0. What is missing, None or not
-            finite is left out, and so is
-            a panel without any value.
+            validation_oa, validation_macc, validation_miou, validation_instance_miou, validation_class_miou,
+            validation_ap_bev, validation_ap_3d, lr; accuracies and IoUs are shares of 1, average precisions percent. A
+            row without `epoch` counts from 0. What is missing, None or not finite is left out, and so is a panel
+            without any value.
         chosen: the epoch whose weights were kept, which is marked.
     """
     curves = {key: _curve(rows, key) for _, lines in _PANELS for key, _, _ in lines}
@@ -164,10 +168,12 @@ def _summary(rows: Sequence[Mapping[str, Any]], chosen: int | None) -> str:
     names = {
         "validation_miou": "mIoU", "validation_oa": "OA", "validation_macc": "mAcc",
         "validation_instance_miou": "instance mIoU",
-        "validation_class_miou": "class mIoU", "validation_loss": "loss",
+        "validation_class_miou": "class mIoU",
+        "validation_ap_bev": "AP from above", "validation_ap_3d": "AP in space", "validation_loss": "loss",
     }  # fmt: skip
+    shares = [key for key in names if not key.startswith("validation_ap_") and key != "validation_loss"]
     values = [
-        f"{name} {_percent(value) if key != 'validation_loss' else f'{value:#.3g}'}"
+        f"{name} {_percent(value) if key in shares else f'{value:#.3g}'}"
         for key, name in names.items()
         if np.isfinite(value := _number(kept, key))
     ]

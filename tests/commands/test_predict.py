@@ -7,7 +7,7 @@ import pytest
 from matplotlib.image import imread
 
 from pctransformer import cli
-from pctransformer.commands.predict import RECORD
+from pctransformer.commands.predictions import RECORD
 from pctransformer.datasets import read_points, write_ply
 from pctransformer.predict import load
 from tests.trained import CLASSES, PARTS, write_checkpoint, write_part_checkpoint

@@ -114,12 +114,12 @@ def test_parts_of_data_sets_and_data_sets_together():
 
 def test_what_is_held_out_is_always_the_same():
     data = ScanDataset([str(i) for i in range(40)], scan, ["Car"], seed=3)
-    rest, held_out = data.hold_out(0.25)
+    rest, held_out = data.held_out_rows(0.25)
     assert len(held_out) == 10
-    assert sorted(rest.names + held_out.names, key=int) == list(data.names)
-    assert held_out.names == data.with_transform(None, seed=9).hold_out(0.25)[1].names
-    assert held_out.names != data.names[:10]
-    assert len(data.hold_out(0)[1]) == 0
+    assert sorted([*rest, *held_out]) == list(range(40))
+    assert held_out.tolist() == data.with_transform(None, seed=9).held_out_rows(0.25)[1].tolist()
+    assert held_out.tolist() != list(range(10))
+    assert len(data.held_out_rows(0)[1]) == 0
 
 
 def test_scans_are_packed():

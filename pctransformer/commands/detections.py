@@ -1,0 +1,110 @@
+"""What `evaluate` and `predict` do where a model finds objects in LiDAR scans."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pctransformer.commands.predictions import Stems, each_file, tell_failed, write_record, writing
+from pctransformer.commands.terminal import console, print_table
+from pctransformer.commands.trained import check_free, make_folder
+from pctransformer.errors import UserError
+from pctransformer.evaluation.scans import detect_in_scans
+from pctransformer.predict_boxes import DetectorPredictor
+from pctransformer.training.checkpoint import Checkpoint
+from pctransformer.training.detection_report import judge, report
+from pctransformer.training.distributed import choose_device
+from pctransformer.training.report import as_trained
+from pctransformer.training.scans import testing_scans
+from pctransformer.training.settings import DetectionTraining
+
+if TYPE_CHECKING:
+    from pctransformer.commands.evaluate import Config as Evaluate
+    from pctransformer.commands.predict import Config as Predict
+
+
+def evaluate(config: Evaluate, trained: Checkpoint) -> int:
+    """Find the objects in all scans of a run's test set, or of other data, judge, print, write."""
+    if config.votes or config.eval_points is not None:
+        raise UserError("--votes and --eval-points are for models of single shapes; scans are looked at whole")
+    check_free(config.out)
+    settings = trained.settings(DetectionTraining)
+    data = settings.data
+    if config.data is not None:
+        data = dataclasses.replace(data, data=(config.data,))
+    part = testing_scans(data, config.split)
+    device = choose_device(config.device)
+    model = trained.build_model().to(device)
+    found = detect_in_scans(model, part.scans, **as_trained(settings.optimization, device))
+    judged = judge(found, part)
+    folder = make_folder(config.out, trained.path, "evaluation")
+    report(judged, folder, folder)
+    result = {
+        "checkpoint": str(trained.path),
+        "epoch": trained.about["epoch"],
+        "data": data.data[-1],
+        "split": config.split,
+        "scans": len(part),
+        "result": judged.as_dict(),
+    }
+    text = json.dumps(result, indent=1) + "\n"
+    (folder / "results.json").write_text(text)
+    if config.json:
+        print(text, end="")
+        return 0
+    out = console()
+    out.print(judged.table())
+    out.print(f"\n{judged.line()}  ({len(part)} scans, {config.split})\nresults and figures: {folder}")
+    return 0
+
+
+def predict(config: Predict, predictor: DetectorPredictor, trained: Path, files: list[Path], folder: Path) -> int:
+    """Find the objects in all files; 1 where some of them cannot be used."""
+    failed: list[dict[str, str]] = []
+    predictions, rows, stem_of = [], [], Stems()
+    find = functools.partial(
+        predictor.predict,
+        columns=config.columns,
+        not_finite=config.not_finite,
+        around=config.around,
+        lift=config.lift,
+        score_threshold=config.score,
+    )
+    for found in each_file(files, find, failed):
+        stem = stem_of(found.name)
+        with writing(folder):
+            found.write(folder, stem)
+            if config.pictures:
+                found.figure().savefig(folder / f"{stem}.png", dpi=110)
+        predictions.append(
+            {
+                "file": found.name, "points": len(found.points), "boxes": found.to_json(), "text": f"{stem}.txt",
+                "kitti": None if found.calibration is None else f"kitti/{stem}.txt",
+                "picture": f"{stem}.png" if config.pictures else None,
+            }
+        )  # fmt: skip
+        counts = ", ".join(f"{count} {name}" for name, count in found.counts.items())
+        rows.append((found.name, str(len(found.points)), str(len(found)), counts or "nothing"))
+    record = {
+        "model": str(trained),
+        "class_names": list(predictor.class_names),
+        "predictions": predictions,
+        "failed": failed,
+    }
+    if predictions:
+        write_record(folder, record)
+    if config.json:
+        print(json.dumps(record, indent=2), flush=True)
+    elif predictions:
+        print_table(("file", "points seen", "boxes", "of which"), rows, right=(1, 2))
+    tell_failed(failed, len(files))
+    if predictions:
+        kitti = ", kitti/" if any(one["kitti"] for one in predictions) else ""
+        pictures = " and pictures" if config.pictures else ""
+        print(f"predictions.json, boxes as text{kitti}{pictures}: {folder}",
+              file=sys.stderr if config.json else sys.stdout)  # fmt: skip
+    return 1 if failed else 0

@@ -1,0 +1,246 @@
+"""The command as a user runs it, on a road with two cars of points in each scan, in KITTI's folders."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from matplotlib.image import imread
+
+import pctransformer
+from pctransformer import cli
+from pctransformer.datasets.kitti import read_objects, write_objects
+from pctransformer.datasets.lidar_folder import lidar_folder, write_lidar_scan
+from pctransformer.datasets.scans import Scan
+from pctransformer.training import checkpoint
+from pctransformer.training.engine import Trainer
+from tests.datasets.kitti.files import CALIBRATION, camera_objects, points_within, road
+
+RANGE = "point_range=[0,-6.4,-3,19.2,6.4,1]"
+SMALL = [
+    *("--model", "pointpillars", "--model-options", RANGE, "voxel_size=[0.4,0.4]", "width=8"),
+    *("--classes", "Car", "--validation", "0.25", "--epochs", "2"),
+]
+
+
+def run(*arguments: str | Path) -> int:
+    return cli.main(["train", "detection", *map(str, arguments)])
+
+
+def cars(generator, count=2):
+    """Boxes (2, 7) side by side, each in its half of the road; and points in them."""
+    boxes = generator.uniform([7, 0.5, -1.1, 3.6, 1.5, 1.4, -0.3], [16, 3.5, -0.9, 4.2, 1.7, 1.6, 0.3], (count, 7))
+    boxes[1::2, 1] *= -1
+    return boxes, [points_within(generator, box, 60) for box in boxes]
+
+
+@pytest.fixture(scope="module")
+def streets(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("streets")
+    training = folder / "training"
+    for name in ("velodyne", "calib", "label_2"):
+        (training / name).mkdir(parents=True)
+    names = [f"{i:06}" for i in range(20)]
+    for seed, name in enumerate(names):
+        generator = np.random.default_rng(seed)
+        boxes, points = cars(generator)
+        np.concatenate([road(generator, 800), *points]).tofile(training / "velodyne" / f"{name}.bin")
+        (training / "calib" / f"{name}.txt").write_text(CALIBRATION)
+        write_objects(training / "label_2" / f"{name}.txt", camera_objects(boxes, ["Car"] * len(boxes)))
+    (folder / "ImageSets").mkdir()
+    (folder / "ImageSets" / "train.txt").write_text("\n".join(names[:16]))
+    (folder / "ImageSets" / "val.txt").write_text("\n".join(names[16:]))
+    (folder / "ImageSets" / "trainval.txt").write_text("\n".join(names))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory, streets):
+    folder = tmp_path_factory.mktemp("runs") / "finished"
+    assert run("--out", folder, "--data", streets, *SMALL, "--epochs", 16, "--repeat", 6, "--lr", 1e-2) == 0
+    return folder
+
+
+def test_it_learns_and_the_folder_explains_itself(finished, streets):
+    names = {str(path.relative_to(finished)) for path in finished.rglob("*") if path.is_file()}
+    assert names >= {
+        *("settings.json", "environment.json", "log.txt", "metrics.jsonl", "metrics.csv", "results.json"),
+        *("checkpoints/best.safetensors", "checkpoints/last.safetensors"),
+        *("figures/training.png", "figures/curves-bev.png", "figures/curves-3d.png", "figures/scan-1.png"),
+        *(f"detections/{i:06}.txt" for i in range(16, 20)),
+    }
+    results = json.loads((finished / "results.json").read_text())
+    loose = [c for c in results["test"]["kitti"]["curves"] if (c["metric"], c["overlap"]) == ("bev", "loose")]
+    assert [curve["count"] for curve in loose] == [8, 8, 8]
+    assert all(curve["all_point"] > 60 for curve in loose)
+    rows = [json.loads(line) for line in (finished / "metrics.jsonl").read_text().splitlines()]
+    assert results["validation"]["ap_3d"] == max(row["validation_ap_3d"] for row in rows)
+    assert imread(finished / "figures" / "scan-1.png").std() > 0.01
+    about = checkpoint.read(finished).about
+    assert about["class_names"] == ["Car"]
+    assert about["data"]["train"] == 12
+    assert f"{streets}: 12 scans, 4 more held out; looked for: Car" in (finished / "log.txt").read_text()
+
+
+def test_evaluation_gives_the_test_again(finished, tmp_path, capsys):
+    results = json.loads((finished / "results.json").read_text())
+    arguments = ["evaluate", str(finished), "--device", "cpu", "--json"]
+    assert cli.main([*arguments, "--out", str(tmp_path / "again")]) == 0
+    again = json.loads(capsys.readouterr().out)
+    assert again["result"] == results["test"]
+    assert again["scans"] == 4
+    assert cli.main([*arguments, "--out", str(tmp_path / "all"), "--split", "trainval"]) == 0
+    assert json.loads(capsys.readouterr().out)["scans"] == 20
+    assert cli.main([*arguments, "--votes", "3"]) == 2
+
+
+def test_detections_are_what_the_official_evaluation_reads(finished, streets, tmp_path, capsys):
+    labels, frames = streets / "training" / "label_2", streets / "ImageSets" / "val.txt"
+    command = ["evaluate-kitti", str(labels), str(finished / "detections"), "--frames", str(frames)]
+    assert cli.main([*command, "--json", str(tmp_path / "kitti.json")]) == 0
+    written = json.loads((tmp_path / "kitti.json").read_text())["curves"]
+    known = json.loads((finished / "results.json").read_text())["test"]["kitti"]["curves"]
+    of_cars = [curve for curve in written if curve["class"] == "Car"]
+    assert len(of_cars) == len(known) > 0
+    for one, other in zip(of_cars, known):
+        assert (one["metric"], one["difficulty"], one["overlap"]) == (
+            other["metric"],
+            other["difficulty"],
+            other["overlap"],
+        )
+        # files round boxes to centimetres and scores to four places
+        assert one["all_point"] == pytest.approx(other["all_point"], abs=2)
+
+
+def test_prediction_of_files(finished, streets, tmp_path, capsys):
+    """Boxes as text, in KITTI's form where there is a calibration, and a picture; a bad file stops nothing."""
+    (tmp_path / "bad.bin").write_text("no")
+    file = streets / "training" / "velodyne" / "000017.bin"
+    arguments = ["predict", str(file), str(tmp_path / "bad.bin"), "--model", str(finished), "--score", "0.15"]
+    assert cli.main([*arguments, "--out", str(tmp_path / "out")]) == 1
+    assert "bad.bin" in capsys.readouterr().err
+    record = json.loads((tmp_path / "out" / "predictions.json").read_text())
+    (found,) = record["predictions"]
+    assert found["points"] < 920  # those that the camera sees, in the model's range
+    true = read_objects(streets / "training" / "label_2" / "000017.txt", scores=False)
+    kitti = read_objects(tmp_path / "out" / "kitti" / "000017.txt", scores=True)
+    assert len(kitti) == len(found["boxes"])
+    near = np.linalg.norm(kitti.locations[:, None] - true.locations, axis=-1).min(0)
+    assert (near < 1).all()
+    assert imread(tmp_path / "out" / "000017.png").std() > 0.01
+    again = pctransformer.load(finished).predict(file, score_threshold=0.15)
+    assert again.to_json() == found["boxes"]
+
+
+class Killed(Exception):
+    pass
+
+
+@pytest.mark.parametrize("head", ["anchor", "center"])
+def test_killed_and_resumed_is_unbroken(tmp_path, monkeypatch, streets, head):
+    """Pasted objects, turns and the order of scans go on as if nothing had happened."""
+    arguments = ["--data", streets, *SMALL[:6], f"head={head}", *SMALL[6:]]
+    assert run("--out", tmp_path / "whole", *arguments) == 0
+    backward = Trainer._backward
+
+    def killed_in_the_second_epoch(self, batch, epoch, step):
+        if (epoch, step) == (1, 1):
+            raise Killed
+        return backward(self, batch, epoch, step)
+
+    monkeypatch.setattr(Trainer, "_backward", killed_in_the_second_epoch)
+    with pytest.raises(Killed):
+        run("--out", tmp_path / "killed", *arguments, "--save-steps", 1)
+    monkeypatch.undo()
+    assert run("--resume", tmp_path / "killed") == 0
+    killed, whole = (checkpoint.read(tmp_path / n / "checkpoints" / "last.safetensors") for n in ("killed", "whole"))
+    assert [name for name in whole.tensors if not torch.equal(killed.tensors[name], whole.tensors[name])] == []
+    assert killed.about["progress"] == whole.about["progress"]
+
+
+def test_without_held_out_scans_the_last_epoch_is_kept(tmp_path, streets, capsys):
+    assert run("--out", tmp_path / "run", "--data", streets, *SMALL, "--validation", 0, "--augmentation", "none") == 0
+    about = checkpoint.read(tmp_path / "run").about
+    assert about["epoch"] == 2
+    assert about["data"] == {**about["data"], "train": 16, "held_out": 0}
+    assert "epoch 2, the last" in capsys.readouterr().out
+
+
+def test_changed_labels_are_noticed_when_a_run_goes_on(tmp_path, streets, capsys):
+    copy = tmp_path / "data"
+    subprocess.run(["cp", "-r", streets, copy], check=True)
+    assert run("--out", tmp_path / "run", "--data", copy, *SMALL) == 0
+    (tmp_path / "run" / "results.json").unlink()
+    label = copy / "training" / "label_2" / "000000.txt"
+    label.write_text(label.read_text().splitlines()[0] + "\n")
+    assert run("--resume", tmp_path / "run") == 2
+    assert "the data has changed" in capsys.readouterr().err
+
+
+def test_other_classes_without_a_camera(tmp_path, capsys):
+    """A folder of scans with boxes; anchors have the sizes of its boxes."""
+    for part, count in (("train", 8), ("test", 3)):
+        for i in range(count):
+            generator = np.random.default_rng(100 * count + i)
+            boxes, points = cars(generator)
+            scan = Scan(
+                np.concatenate([road(generator, 400), *points]),
+                boxes.astype(np.float32),
+                np.array([0, 1]),
+                f"{part}{i}",
+            )
+            write_lidar_scan(tmp_path / "data" / part, scan, ["Boat", "Tram"])
+    arguments = ["--data", tmp_path / "data", *SMALL, "--classes", "Tram", "Boat"]
+    assert run("--out", tmp_path / "run", *arguments) == 0
+    about = checkpoint.read(tmp_path / "run").about
+    scans = lidar_folder(tmp_path / "data", "train", class_names=["Tram", "Boat"])
+    assert [len(row) for row in about["model"]["options"]["anchors"]] == [6, 6]
+    mean = np.mean([scan.boxes[scan.labels == 0, 3:6] for scan in (scans[i] for i in range(8))], (0, 1))
+    np.testing.assert_allclose(about["model"]["options"]["anchors"][0][:3], mean, rtol=0.1)  # two scans are held out
+    results = json.loads((tmp_path / "run" / "results.json").read_text())
+    assert 0 <= results["test"]["ap_bev"] <= 100
+    assert cli.main(["evaluate", str(tmp_path / "run"), "--device", "cpu"]) == 0
+    assert "Tram" in capsys.readouterr().out
+
+
+def test_several_sources(tmp_path, streets):
+    """Trained on both, each as often as is said; tested on the last."""
+    arguments = ["--data", streets, streets, "--repeat", 1, 3, *SMALL, "--epochs", 1]
+    assert run("--out", tmp_path / "run", *arguments) == 0
+    about = checkpoint.read(tmp_path / "run").about
+    assert about["data"]["train"] == 24
+    assert about["data"]["held_out"] == 8
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        (["--model", "pct", "--model-options"], "is for classification"),
+        (["--validation", "1"], "--validation must be from 0 to below 1"),
+        (["--repeat", "1", "2"], "--repeat wants a number from 1 up for each of 1 sources"),
+        (["--classes", "Car", "Car"], "--classes wants names, each once"),
+        (["--classes", "Car", "Tram"], "no box has the class 1"),
+        (["--data", "nowhere"], "there is no such folder"),
+    ],
+)
+def test_faults_of_the_user_leave_no_folder_behind(tmp_path, streets, capsys, arguments, text):
+    assert run("--out", tmp_path / "run", "--data", streets, *SMALL, *arguments) == 2
+    assert text in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
+def test_two_processes_by_torchrun(tmp_path, streets):
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m"]
+    command += ["pctransformer", "train", "detection", "--data", str(streets), *SMALL]
+    command += ["--out", str(tmp_path / "run"), "--device", "cpu"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    result = subprocess.run(command, capture_output=True, text=True, timeout=500, env=environment)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.count("held out: loss") == 2
+    results = json.loads((tmp_path / "run" / "results.json").read_text())
+    assert results["environment"]["processes"] == 2
+    assert results["test"]["kitti"]["frames"] == 4
