@@ -11,7 +11,7 @@ import torch
 from torch import Generator
 
 from pctransformer.datasets.object_database import ObjectDatabase
-from pctransformer.datasets.scans import Scan, boxes_collide, in_box
+from pctransformer.datasets.scans import Scan, boxes_collide, points_in_boxes
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -66,10 +66,9 @@ class PasteObjects:
             labels = np.concatenate([labels, np.full(len(new), label, np.int64)])
         if not pasted:
             return scan
-        covered = np.zeros(len(scan.points), dtype=bool)
+        covered = points_in_boxes(scan.points, np.stack([box for _, box in pasted])) >= 0
         points = []
         for row, box in pasted:
-            covered[in_box(scan.points, box)] = True
             own = self.database.points_of(row).copy()
             own[:, :3] += box[:3]
             points.append(own)

@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import torch
 
+from pctransformer import ops
 from pctransformer.boxes import BoxBatch
 from pctransformer.datasets.samples import generator_for
 from pctransformer.points import PointBatch
@@ -54,40 +55,23 @@ _DRAWS = 100
 
 def in_box(points: np.ndarray, box: np.ndarray) -> np.ndarray:
     """Rows of the points (n, 3 or more) that lie in a box (7,), its surface included; sorted."""
-    offset = points[:, :2] - box[:2]
-    reach = np.hypot(box[3], box[4]) / 2
-    near = np.flatnonzero((np.abs(offset) <= reach).all(axis=1) & (np.abs(points[:, 2] - box[2]) <= box[5] / 2))
-    x, y = offset[near].T
-    cos, sin = np.cos(box[6]), np.sin(box[6])
-    inside = (np.abs(cos * x + sin * y) <= box[3] / 2) & (np.abs(cos * y - sin * x) <= box[4] / 2)
-    return near[inside]
+    return np.flatnonzero(points_in_boxes(points, box[None]) == 0)
 
 
 def points_in_boxes(points: np.ndarray, boxes: np.ndarray) -> np.ndarray:
     """For each point (n, 3 or more) the first of the boxes (m, 7) that it lies in: (n,) int64, -1 for none."""
-    found = np.full(len(points), -1)
-    for i in reversed(range(len(boxes))):
-        found[in_box(points, boxes[i])] = i
-    return found
+    xyz, rows = _float32(points[:, :3]), _float32(boxes)
+    return ops.points_in_boxes(xyz, torch.tensor([0, len(xyz)]), rows, torch.tensor([0, len(rows)])).numpy()
 
 
 def boxes_collide(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """Whether boxes overlap seen from above: (n, m) bool for boxes (n, 7) and (m, 7). Touching is not overlapping.
+    """Whether boxes overlap seen from above: (n, m) bool for boxes (n, 7) and (m, 7). Touching is not overlapping."""
+    return ops.box_iou(_float32(a), _float32(b), view="bev").numpy() > 0
 
-    Two rectangles are apart if and only if they are on either side of a line along a side of one of them.
-    """
-    a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
-    offset = b[None, :, :2] - a[:, None, :2]  # (n, m, 2)
-    turn = b[None, :, 6] - a[:, None, 6]
-    cos, sin = np.abs(np.cos(turn)), np.abs(np.sin(turn))
-    half_a, half_b = a[:, None, 3:5] / 2, b[None, :, 3:5] / 2
-    collide = np.ones(turn.shape, dtype=bool)
-    for heading, own, other in ((a[:, None, 6], half_a, half_b), (b[None, :, 6], half_b, half_a)):
-        along = np.abs(np.cos(heading) * offset[..., 0] + np.sin(heading) * offset[..., 1])
-        across = np.abs(np.cos(heading) * offset[..., 1] - np.sin(heading) * offset[..., 0])
-        collide &= along < own[..., 0] + cos * other[..., 0] + sin * other[..., 1]
-        collide &= across < own[..., 1] + sin * other[..., 0] + cos * other[..., 1]
-    return collide
+
+def _float32(values: np.ndarray) -> torch.Tensor:
+    """A copy: arrays of files may be read-only, which tensors cannot be."""
+    return torch.from_numpy(np.array(values, np.float32, order="C"))
 
 
 class ScanDataset(torch.utils.data.Dataset[Scan]):
