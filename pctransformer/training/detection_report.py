@@ -115,9 +115,10 @@ def report(judged: Judged, folder: Path, figures: Path) -> None:
     Args:
         judged: of some scans.
         folder: that exists; gets detections/NAME.txt, in KITTI's form where there is a camera.
-        figures: that exists; gets curves-bev.png, curves-3d.png, scan-1.png and so on.
+        figures: that exists; gets curves-bev.png, curves-3d.png, recall-CLASS.png, scan-1.png and so on.
     """
     from pctransformer.visualization.detection import precision_recall_figure, scan_figure
+    from pctransformer.visualization.detection_scores import recall_figure
 
     (folder / "detections").mkdir(exist_ok=True)
     scans = judged.part.scans
@@ -134,6 +135,10 @@ def report(judged: Judged, folder: Path, figures: Path) -> None:
         for metric in ("bev", "3d"):
             figure = precision_recall_figure(judged.official, metric)
             figure.savefig(figures / f"curves-{metric}.png", dpi=150)
+    for name, of_class in judged.recalls().items():
+        lines = {f"overlap > {overlap:g}": recall for overlap, recall in of_class.items()}
+        figure = recall_figure(lines, title=f"{name}: objects found, by distance")
+        figure.savefig(figures / f"recall-{name}.png", dpi=150)
     for number, row in enumerate(_spread(len(scans), _PICTURES), 1):
         scan, boxes = scans[row], judged.found[row].boxes
         assert boxes.scores is not None

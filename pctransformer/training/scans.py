@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -26,6 +27,7 @@ from pctransformer.training.settings import ScanData
 
 Split = Literal["train", "test", "trainval"]
 _PREPARED = "prepared"  # where `pctransformer prepare kitti` writes by default
+_MOST_WORKERS, _WORTH_WORKERS = 8, 32  # processes that simulate, and scans from which on they are started
 _TEST_START = 1_000_000  # simulated streets from there on are tested on
 
 
@@ -139,7 +141,9 @@ def open_scans(source: str, settings: ScanData, split: Split) -> ScanPart:
         from pctransformer.datasets.street import street_frames
 
         begin, count = (0, settings.num_scans) if split == "train" else (_TEST_START, max(settings.num_scans // 4, 1))
-        frames = street_frames(count, start=begin, camera_view=settings.camera_view)
+        processes = len(os.sched_getaffinity(0))
+        workers = min(processes, _MOST_WORKERS) if processes > 1 and count >= _WORTH_WORKERS else 0
+        frames = street_frames(count, start=begin, camera_view=settings.camera_view, workers=workers)
         return _of_frames(frames, settings)
     folder = Path(source)
     if not folder.is_dir():
