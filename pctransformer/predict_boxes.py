@@ -18,7 +18,7 @@ from pctransformer.datasets.kitti.objects import write_objects
 from pctransformer.datasets.lidar_points import lidar_channels, read_lidar
 from pctransformer.evaluation.sweeps import detect, seen_by
 from pctransformer.training.report import autocast_type
-from pctransformer.training.settings import Training
+from pctransformer.training.settings import DetectionTraining
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -155,7 +155,9 @@ class DetectorPredictor:
         device: where the model is.
     """
 
-    def __init__(self, model: nn.Module, class_names: Sequence[str], settings: Training, device: torch.device) -> None:
+    def __init__(
+        self, model: nn.Module, class_names: Sequence[str], settings: DetectionTraining, device: torch.device
+    ) -> None:
         self.model: Any = model.to(device).eval()
         self.class_names, self.settings, self.device = tuple(class_names), settings, device
 
@@ -165,7 +167,7 @@ class DetectorPredictor:
         *,
         calibration: Calibration | str | Path | None = None,
         image_size: tuple[int, int] | None = None,
-        camera_view: bool = True,
+        camera_view: bool | None = None,
         around: bool = False,
         lift: float = 0.0,
         score_threshold: float | None = None,
@@ -185,7 +187,7 @@ class DetectorPredictor:
                 from the sensor, metres; then reflectance in [0, 1], or up to 255.
             calibration: a file or what was read of it. None: that beside the file, if there is one.
             image_size: width and height, pixels. None: of the image beside the file, else the usual one of KITTI.
-            camera_view: whether to leave out what a camera does not see, where there is one.
+            camera_view: whether to leave out what a camera does not see, where there is one. None: as in training.
             around: whether to look in all directions, even with a model that was trained to look only ahead; no camera
                 is heeded then. It takes several times as long (see `evaluation.sweeps`). Sweeps of nuScenes, whose y
                 points ahead, are to be predicted so.
@@ -209,6 +211,7 @@ class DetectorPredictor:
         else:
             points = self._rows(scan, name, reflectance, not_finite)
         camera = None if around else _camera(scan, calibration, image_size)
+        camera_view = self.settings.data.camera_view if camera_view is None else camera_view
         if camera is not None and camera_view:
             points = points[camera[0].in_view(points[:, :3], camera[1])]
         raised = points + np.array([0, 0, lift] + [0] * (points.shape[1] - 3), np.float32)

@@ -13,8 +13,9 @@ from pctransformer.datasets import FileFormatError, write_ply
 from pctransformer.datasets.box_files import read_boxes
 from pctransformer.datasets.kitti import lidar_boxes, read_calibration, read_objects
 from pctransformer.evaluation.kitti import evaluate_kitti
+from pctransformer.models import create_model
 from pctransformer.predict_boxes import DetectionPrediction, DetectorPredictor
-from pctransformer.training.settings import Training
+from pctransformer.training.settings import DetectionTraining, ScanData
 from tests.fake_detector import AHEAD, ALL_ROUND, BrightPoints, scan_with
 from tests.real_data import real_data
 from tests.visualization.pages import check_page, texts
@@ -29,8 +30,9 @@ Tr_velo_to_cam: 0 -1 0 0 0 0 -1 0 1 0 0 0
 """
 
 
-def predictor(limits=AHEAD, **changes):
-    return DetectorPredictor(BrightPoints(limits), NAMES, Training(**changes), torch.device("cpu"))
+def predictor(limits=AHEAD, **data):
+    settings = DetectionTraining(data=ScanData(**data))
+    return DetectorPredictor(BrightPoints(limits), NAMES, settings, torch.device("cpu"))
 
 
 def kitti_folder(root, scan=SCAN):
@@ -105,6 +107,8 @@ def test_the_camera_of_kitti(tmp_path):
         np.testing.assert_array_equal(same.boxes, found.boxes)
     assert len(predictor().predict(file, camera_view=False)) == 4
     assert predictor().predict(file, camera_view=False).calibration is not None
+    assert len(predictor(camera_view=False).predict(file)) == 4  # as in its training
+    assert len(predictor(camera_view=False).predict(file, camera_view=True)) == 2
     assert len(predictor().predict(file, around=True)) == 4
     assert predictor().predict(scan, calibration=calibration, image_size=(700, 375)).boxes[:, 1].round(1).tolist() == [
         2, 17,
@@ -142,6 +146,24 @@ def test_what_cannot_be_predicted(tmp_path):
     assert len(detector.predict(tmp_path / "five.bin", columns=5)) == 2
     with pytest.raises(FileFormatError, match="there is no such file"):
         detector.predict(tmp_path / "none.bin")
+
+
+def test_a_detector_of_the_package():
+    """What it finds is what its own verbs give, by falling score, in every direction."""
+    torch.manual_seed(0)
+    model = create_model("pointpillars_small", num_classes=2, head="center").eval()
+    detector = DetectorPredictor(model, NAMES, DetectionTraining(), torch.device("cpu"))
+    inside = SCAN[model.grid.cells(torch.from_numpy(SCAN[:, :3]))[1].numpy()]
+    with torch.no_grad():
+        expected = model.predict(model([torch.from_numpy(inside)]), score_threshold=0.0)
+    order = expected.scores.argsort(descending=True, stable=True)
+    found = detector.predict(SCAN, score_threshold=0.0)
+    assert len(found) > 10
+    np.testing.assert_array_equal(found.boxes, expected.boxes[order])
+    np.testing.assert_array_equal(found.labels, expected.labels[order])
+    around = detector.predict(SCAN, score_threshold=0.0, around=True)
+    assert (around.boxes[:, 0] < -5).any()
+    assert (around.boxes[:, 0] > 5).any()
 
 
 # ---- in other forms --------------------------------------------------------------------------------------------------
