@@ -24,9 +24,10 @@ _INTRODUCTION = """\
 Written by `python tools/models.py` from the models themselves. `create_model("pct", num_classes=10)` makes one;
 `pctransformer info pct` tells its options and its cost part by part; [results.md](results.md) has accuracies.
 
-Parameters are those of the defaults, for ModelNet40's 40 classes or ShapeNet's 50 parts. All models take clouds of any
-sizes, and in evaluation a cloud gives what it gives alone, whatever else is in its batch. The order of points matters
-no further than that sampling starts at the first, and that crowded balls of PointNet++ keep those that come first.
+Parameters are those of the defaults, for ModelNet40's 40 classes, ShapeNet's 50 parts or KITTI's 3 kinds of boxes. All
+models take clouds of any sizes, and in evaluation a cloud gives what it gives alone, whatever else is in its batch. The
+order of points matters no further than that sampling starts at the first, and that crowded balls of PointNet++ keep
+those that come first.
 
 `torch.compile` takes every model, and gives what it gives otherwise. With default options, "whole": clouds of equal
 sizes, in evaluation, are one graph (`fullgraph=True`), and `torch.export` takes all but pretraining, too, for clouds of

@@ -95,6 +95,7 @@ def detection_head(
     num_classes: int,
     anchors: Sequence[Sequence[float]] | None,
     point_range: Range,
+    center_channels: int = 64,
 ) -> DetectionHead:
     """The head that a detector's options ask for.
 
@@ -104,6 +105,7 @@ def detection_head(
         num_classes: classes of boxes, at least 1.
         anchors: a row of `AnchorClass` for each class; None: KITTI's Car, Pedestrian and Cyclist.
         point_range: over which anchors are spread.
+        center_channels: of the hidden layers of a head on centres.
 
     Raises:
         ValueError: there is not one anchor for each class, or there are anchors for a head that has none.
@@ -111,7 +113,7 @@ def detection_head(
     if kind == "center":
         if anchors is not None:
             raise ValueError('a head on centres has no anchors; leave them out, or use head="anchor"')
-        return CenterHead(in_channels, num_classes=num_classes)
+        return CenterHead(in_channels, num_classes=num_classes, channels=center_channels)
     if kind != "anchor":
         raise ValueError(f'head must be "anchor" or "center", got {kind!r}')
     for row in anchors or ():

@@ -72,7 +72,12 @@ def pointpillars(
         pillars=PillarFeatures(in_channels, width, grid=grid, max_points=max_points),
         backbone=backbone,
         head=detection_head(
-            head, backbone.out_channels, num_classes=num_classes, anchors=anchors, point_range=point_range
+            head,
+            backbone.out_channels,
+            num_classes=num_classes,
+            anchors=anchors,
+            point_range=point_range,
+            center_channels=width,
         ),
     )
 

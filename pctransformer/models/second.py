@@ -135,7 +135,12 @@ def _second(
         sparse=sparse,
         backbone=backbone,
         head=detection_head(
-            head, backbone.out_channels, num_classes=num_classes, anchors=anchors, point_range=point_range
+            head,
+            backbone.out_channels,
+            num_classes=num_classes,
+            anchors=anchors,
+            point_range=point_range,
+            center_channels=width // 2,
         ),
     )
 
