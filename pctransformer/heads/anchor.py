@@ -89,7 +89,18 @@ class AnchorHead(nn.Module):
         return len(self.anchors)
 
     def layout(self, grid: Grid) -> AnchorLayout:
-        """The anchors on a map of this grid."""
+        """The anchors on a map of this grid.
+
+        Raises:
+            ValueError: the map and the range differ by more than a cell, which strided convolutions move it by at most.
+        """
+        for axis in (0, 1):
+            low, high, cell = grid.low[axis], grid.high[axis], grid.voxel_size[axis]
+            if max(abs(low - self.range[axis]), abs(high - self.range[axis + 3])) > cell:
+                raise ValueError(
+                    f"the map reaches from {low:g} to {high:g} m along {'xy'[axis]}, the range of the head from"
+                    f" {self.range[axis]:g} to {self.range[axis + 3]:g}; make the head with the range of the map"
+                )
         return AnchorLayout(self.anchors, self.range, *grid.shape[1:], self.align_center)
 
     def forward(self, bev: BevMap) -> AnchorOutput:

@@ -16,7 +16,7 @@ from pctransformer.heads.assignment import draw_centers
 from pctransformer.heads.box_coding import decode_centers
 from pctransformer.heads.losses import full_precision, heatmap_focal_loss
 from pctransformer.heads.selection import detections, top_candidates
-from pctransformer.ops import _checks, gather
+from pctransformer.ops import _checks
 from pctransformer.voxels import BevMap, Grid
 
 _HEATMAP_WEIGHT, _BOX_WEIGHT = 1.0, 2.0
@@ -110,9 +110,10 @@ class CenterHead(nn.Module):
         peaks = (targets.heatmap == 1).sum().clamp(min=1)
         heatmap_loss = heatmap_focal_loss(output.heatmap, targets.heatmap).sum() / peaks
 
-        objects = (targets.cell >= 0).sum().clamp(min=1)
-        codes = full_precision(gather(output.codes.flatten(0, 1), targets.cell))  # (M, 8)
-        box_loss = (codes - targets.codes).abs().sum() / objects
+        there = targets.cell >= 0
+        codes = full_precision(output.codes.flatten(0, 1).index_select(0, targets.cell.clamp(min=0)))  # (M, 8)
+        distance = torch.where(there, (codes - targets.codes).abs().sum(1), 0)
+        box_loss = distance.sum() / there.sum().clamp(min=1)
         parts = {"heatmap": _HEATMAP_WEIGHT * heatmap_loss, "box": _BOX_WEIGHT * box_loss}
         return {"loss": parts["heatmap"] + parts["box"], **parts}
 

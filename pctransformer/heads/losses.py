@@ -50,7 +50,7 @@ def heatmap_focal_loss(logits: Tensor, target: Tensor) -> Tensor:
     Source: Law and Deng, CornerNet, 2018, equation 1; Zhou et al., Objects as points, 2019, equation 1.
     """
     peak = target == 1
-    return _focal(logits, peak) * torch.where(peak, 1, (1 - target) ** 4)
+    return _focal(logits, peak) * torch.where(peak, 1, (1 - target).square().square())
 
 
 def box_code_loss(codes: Tensor, target: Tensor) -> Tensor:

@@ -36,6 +36,15 @@ def found(head: AnchorHead, output: AnchorOutput, **settings: float) -> list[tup
 
 
 # ---- the layers ------------------------------------------------------------------------------------------------------
+def test_a_map_of_another_range_is_refused():
+    head = AnchorHead(4, range=FEW_RANGE)
+    moved = Grid((-0.9, -8.9, -3.0), (1.0, 1.0, 4.0), (1, 16, 16))
+    assert head.layout(moved) == head.layout(GRID)
+    for low, size, axis in (((-1.1, -8.0), (1.0, 1.0), "x"), ((0.0, -8.0), (1.0, 1.1), "y")):
+        with pytest.raises(ValueError, match=rf"the map reaches from .* along {axis}, the range of the head from"):
+            head.layout(Grid((*low, -3.0), (*size, 4.0), (1, 16, 16)))
+
+
 def test_a_fresh_head_believes_that_nothing_is_there():
     torch.manual_seed(0)
     head = AnchorHead(64, range=FEW_RANGE)
@@ -207,6 +216,15 @@ def test_loss_as_cuda_computes_it(monkeypatch):
     torch.testing.assert_close(padded, loss)
     for a, b in zip(torch.autograd.grad(padded, leaves), grads):
         torch.testing.assert_close(a, b)
+
+
+def test_loss_needs_no_value_but_on_the_cpu():
+    """Tensors without values, as a GPU that is not waited for."""
+    count = AnchorHead(4, range=FEW_RANGE).layout(GRID).count
+    leaves = [torch.zeros(3, count, channels, device="meta", requires_grad=True) for channels in (3, 7, 2)]
+    loss = AnchorHead(4, range=FEW_RANGE).loss(AnchorOutput(*leaves, GRID), FEW.to("meta"))["loss"]
+    loss.backward()
+    assert all(leaf.grad.shape == leaf.shape for leaf in leaves)
 
 
 # ---- predictions -----------------------------------------------------------------------------------------------------

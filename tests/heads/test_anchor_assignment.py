@@ -120,6 +120,11 @@ def test_one_car_by_hand():
     assert targets.labels[0, 12] == BACKGROUND  # 1.5 of 6.5
     near = BoxBatch.from_list([torch.tensor([[5.7, 0, -1, 4, 2, 1.5, 0], [8, 0, -1, 4, 2, 1.5, math.pi]])])
     assert pairs(assign_anchors(layout, near)) == {12: 0, 14: 1}
+    # of what is equal the lowest: anchors as near, headings of a square, objects in one place
+    between = BoxBatch.from_list([torch.tensor([[6.0, 0, -1, 4, 2, 1.5, 0], [12, 2, -1, 4, 2, 1.5, math.pi / 2]])])
+    assert pairs(assign_anchors(layout, between)) == {12: 0, 17: 1}  # columns 1 and 3 of row 1
+    square = BoxBatch.from_list([torch.tensor([[0.2, 0, -1, 1, 1, 1.5, 0]] * 2)])
+    assert pairs(assign_anchors(layout, square)) == {10: 0}
 
 
 def test_boxes_of_no_class_have_no_effect():

@@ -169,6 +169,13 @@ def test_loss_wants_boxes_of_the_same_clouds():
         HEAD.loss(random_output(2), FEW)
 
 
+def test_loss_needs_no_value_but_on_the_cpu():
+    """Tensors without values, as a GPU that is not waited for."""
+    leaves = [torch.zeros(3, channels, 16, 16, device="meta", requires_grad=True) for channels in (3, 2, 1, 3, 2)]
+    HEAD.loss(CenterOutput(*leaves, GRID), FEW.to("meta"))["loss"].backward()
+    assert all(leaf.grad.shape == leaf.shape for leaf in leaves)
+
+
 # ---- predictions -----------------------------------------------------------------------------------------------------
 def test_one_peak_by_hand():
     output = silent(2)
