@@ -117,6 +117,8 @@ def test_the_camera_of_kitti(tmp_path):
     (tmp_path / "calib" / "000008.txt").write_text("nothing")
     with pytest.raises(FileFormatError, match="no line P2"):
         predictor().predict(file)
+    file.parent.rename(tmp_path / "points")  # of somebody's own, whose calibration may be anything
+    assert len(predictor().predict(tmp_path / "points" / file.name)) == 4
 
 
 def test_what_cannot_be_predicted(tmp_path):

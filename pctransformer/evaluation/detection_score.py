@@ -11,7 +11,8 @@ the share of the detections that are objects. Of this curve there are three aver
 
 Errors are those of nuScenes: running means over true positives by falling score, averaged over recall above 0.1 as far
 as it is reached: of centres seen from above (metres), of sizes (1 - IoU of boxes put on top of each other), and of
-headings (radians, in [0, pi]). nuScenes sets them to 1 where recall stays below 0.1; here they are NaN then.
+headings (radians, in [0, pi]). nuScenes sets them to 1 where recall stays below 0.1; here they are NaN then. Where no
+two scores are equal, averages and errors are those of nuscenes-devkit (of 2025) to rounding.
 """
 
 from __future__ import annotations

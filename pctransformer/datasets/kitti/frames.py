@@ -163,7 +163,8 @@ def camera_beside(points_file: str | Path) -> tuple[Calibration, tuple[int, int]
     """Calibration and image size that lie beside a file of points: velodyne/000134.bin, calib/000134.txt.
 
     Returns:
-        what `read_frame` reads, or None where there is no such calibration.
+        what `read_frame` reads; None where there is no such calibration, or the points are in a folder of another name
+        than velodyne, velodyne_reduced and so on, so that a file called like that may be anything.
 
     Raises:
         FileFormatError: the calibration or the image is broken.
@@ -171,7 +172,7 @@ def camera_beside(points_file: str | Path) -> tuple[Calibration, tuple[int, int]
     file = Path(points_file)
     calibration = file.parent.parent / "calib" / f"{file.stem}.txt"
     image = file.parent.parent / "image_2" / f"{file.stem}.png"
-    if not calibration.is_file():
+    if not (file.parent.name.startswith("velodyne") and calibration.is_file()):
         return None
     return read_calibration(calibration), read_image_size(image) if image.is_file() else USUAL_IMAGE_SIZE
 
