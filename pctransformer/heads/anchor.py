@@ -125,7 +125,7 @@ class AnchorHead(nn.Module):
 
         Args:
             output: of `forward`.
-            boxes: the objects of the same clouds; label -1 for those that are neither to be found nor wrong to find.
+            boxes: the objects of the same clouds; those of label -1 are left out, so that they count as background.
 
         Returns:
             "loss", the sum of the weighted "class", "box" and "direction": scalars with gradients.

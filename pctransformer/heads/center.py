@@ -95,7 +95,7 @@ class CenterHead(nn.Module):
 
         Args:
             output: of `forward`.
-            boxes: the objects of the same clouds; label -1 for those that are not to be found.
+            boxes: the objects of the same clouds; those of label -1 are left out, so that they count as background.
 
         Returns:
             "loss", the sum of the weighted "heatmap" and "box": scalars with gradients.
