@@ -12,9 +12,9 @@ from pctransformer.datasets.street.scene import Scene
 
 _GRID = 12
 """Rays to a side of a thing's rectangle, by which it is judged how much of it is hidden."""
-_OCCLUDED = np.array([0.08, 0.45, 0.80])
+_OCCLUDED = np.array([0.08, 0.45, 0.72])
 """Hidden shares from which on a thing is partly occluded (1), largely occluded (2), and beyond judgement (3)."""
-_MOST_HIDDEN = 0.85
+_MOST_HIDDEN = 0.78
 _FEWEST_POINTS = 2
 _DECIMALS = 4  # as `write_objects` writes them
 
@@ -32,7 +32,7 @@ def label_things(
     """Label what the camera sees.
 
     Truncated is the share of the rectangle around a thing's projected box that lies outside of the image; occluded
-    tells how much of what is inside is hidden behind other things. Something that is hidden by more than 85 %,
+    tells how much of what is inside is hidden behind other things. Something that is hidden by more than 78 %,
     or of which fewer than two points came back, is a DontCare rectangle, or not mentioned if nothing of it is seen.
 
     Args:
@@ -73,8 +73,8 @@ def _hidden_share(scene: Scene, things: np.ndarray, rectangles: np.ndarray, cali
     across, down = (grid.ravel() for grid in np.meshgrid(step, step))
     left, top, right, bottom = (side[:, None] for side in rectangles.T)
     pixels = np.stack([left + (right - left) * across, top + (bottom - top) * down], axis=-1)  # (n, 144, 2)
-    alone, seen = scene.look_for(_camera_rays(pixels.reshape(-1, 2), calibration), np.repeat(things, len(step) ** 2))
-    alone, seen = (rays.reshape(len(things), -1).sum(1) for rays in (alone, seen))
+    alone, seen = scene.look_for(_camera_rays(pixels.reshape(-1, 2), calibration), np.repeat(things, _GRID * _GRID))
+    alone, seen = (rays.reshape(len(things), _GRID * _GRID).sum(1) for rays in (alone, seen))
     return 1 - seen / np.maximum(alone, 1)
 
 

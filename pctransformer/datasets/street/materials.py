@@ -14,8 +14,8 @@ class Material(NamedTuple):
 
     Attributes:
         reflectance: intensity that comes back from a surface met head-on, in [0, 1] as KITTI's files have it.
-        gloss: intensity falls with the cosine of the angle of incidence to this power: 0 for a rough surface, high for
-            one that mirrors the light away.
+        gloss: intensity falls with the cosine of the angle of incidence to this power, and the share of pulses that
+            come back with an eighth of it: 0 for a rough surface, high for one that mirrors the light away.
         lost: share of the pulses that do not come back, however near.
     """
 
@@ -30,13 +30,13 @@ Parts = list[tuple[Material, np.ndarray]]
 ASPHALT = Material(0.25, 0.0, 0.01)
 PAVING = Material(0.29, 0.0, 0.01)
 GRASS = Material(0.38, 0.0, 0.01)
-GLASS = Material(0.06, 4.0, 0.75)
-RUBBER = Material(0.07, 0.5, 0.30)
-STEEL = Material(0.35, 1.5, 0.12)
-CHROME = Material(0.45, 4.0, 0.30)
+GLASS = Material(0.06, 4.0, 0.80)
+RUBBER = Material(0.12, 0.4, 0.10)
+STEEL = Material(0.30, 1.0, 0.05)
+CHROME = Material(0.35, 2.0, 0.15)
 PLATE = Material(0.95, 0.3, 0.02)
 """Number plates and traffic signs throw light back to where it came from."""
-LAMP = Material(0.60, 1.0, 0.25)
+LAMP = Material(0.75, 0.7, 0.10)
 SKIN = Material(0.45, 0.3, 0.03)
 BARK = Material(0.30, 0.2, 0.03)
 LEAVES = Material(0.38, 0.1, 0.02)
@@ -46,7 +46,12 @@ def paint(draw: Draw) -> Material:
     """Of a vehicle. Most is dark or mirrors light away: half of all points on KITTI's cars have intensity 0."""
     dark = draw.chance(0.55)
     reflectance = draw.between(0.04, 0.18) if dark else draw.between(0.25, 0.7)
-    return Material(reflectance, draw.between(1.5, 4.5), draw.between(0.08, 0.25) if dark else draw.between(0.03, 0.15))
+    return Material(reflectance, draw.between(1.0, 3.5), draw.between(0.0, 0.08) if dark else draw.between(0.0, 0.06))
+
+
+def plastic(draw: Draw) -> Material:
+    """Of bumpers."""
+    return Material(draw.between(0.08, 0.4), 0.8, draw.between(0.0, 0.1))
 
 
 def cloth(draw: Draw) -> Material:

@@ -38,6 +38,8 @@ _MAKERS: dict[str, Callable[[Draw, Size], Parts]] = {
     "sign": scenery.sign,
     "furniture": scenery.furniture,
 }
+_STOREY = 200.0
+"""Metres, more than a ray rises on its way through a scene."""
 _OVERHANG = {"tree": 5.0}
 """Metres by which things reach beyond their place; others by less than two."""
 
@@ -111,7 +113,8 @@ class Scene:
         self.materials = np.array(materials)
         self.material = np.repeat(np.arange(len(pieces)), counts)
         self.owner = np.repeat(owners, counts)
-        self._caster = _caster(pose.points(corners))
+        self._triangles = pose.points(corners)
+        self._caster = _caster(self._triangles)
 
     def cast(self, rays: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """What each ray (n, 6) meets first.
@@ -121,25 +124,28 @@ class Scene:
             triangle (n,): undefined there.
             cosine (n,): of the angle between the ray and the surface's normal, in [0, 1].
         """
-        import open3d
-
-        found = self._caster.cast_rays(open3d.core.Tensor.from_numpy(rays), nthreads=1)
-        cosine = np.abs((found["primitive_normals"].numpy() * rays[:, 3:]).sum(1)).clip(0, 1)
-        return found["t_hit"].numpy(), found["primitive_ids"].numpy().astype(np.int64), cosine
+        found = _cast(self._caster, rays)
+        cosine = np.abs((found["primitive_normals"] * rays[:, 3:]).sum(1)).clip(0, 1)
+        return found["t_hit"], found["primitive_ids"].astype(np.int64), cosine
 
     def look_for(self, rays: np.ndarray, wanted: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Whether each ray (n, 6) would meet the thing `wanted` (n,) if that stood alone; and whether it does."""
-        import open3d
-
-        listed = self._caster.list_intersections(open3d.core.Tensor.from_numpy(rays), nthreads=1)
-        found = {name: values.numpy() for name, values in listed.items()}
-        ray, distance = found["ray_ids"].astype(np.int64), found["t_hit"]
-        own = self.owner[found["primitive_ids"].astype(np.int64)] == wanted[ray]
-        nearest, nearest_own = np.full((2, len(rays)), np.inf, np.float32)
-        np.minimum.at(nearest, ray, distance)
-        np.minimum.at(nearest_own, ray[own], distance[own])
-        alone = np.isfinite(nearest_own)
-        return alone, alone & (nearest_own <= nearest)
+        """Whether each ray (n, 6) would meet the thing `wanted` (n,) if that stood alone, and whether it does."""
+        # all of them stand alone at once: each is lifted to a storey of its own, and so are its rays
+        storey = np.full(self.owner.max() + 2, -1)  # the last is what owner -1 finds
+        things = np.unique(wanted)
+        storey[things] = np.arange(len(things))
+        own = np.flatnonzero(storey[self.owner] >= 0)
+        if not len(own):  # neither things nor rays, or things of which nothing is in the scene
+            return np.zeros(len(rays), bool), np.zeros(len(rays), bool)
+        lifted = self._triangles[own]
+        lifted[..., 2] += (_STOREY * storey[self.owner[own]])[:, None]
+        lifted_rays = rays.copy()
+        lifted_rays[:, 2] += _STOREY * storey[wanted]
+        alone = np.isfinite(_cast(_caster(lifted), lifted_rays)["t_hit"])
+        distance, triangle, _ = self.cast(rays)
+        met = np.isfinite(distance)
+        seen = met & (self.owner[np.where(met, triangle, 0)] == wanted)
+        return alone | seen, seen
 
 
 def _in_front(things: list[Thing], boxes: np.ndarray) -> np.ndarray:
@@ -159,3 +165,10 @@ def _caster(triangles: np.ndarray) -> open3d.t.geometry.RaycastingScene:
         open3d.core.Tensor.from_numpy(np.arange(len(corners), dtype=np.uint32).reshape(-1, 3)),
     )
     return scene
+
+
+def _cast(caster: open3d.t.geometry.RaycastingScene, rays: np.ndarray) -> dict[str, np.ndarray]:
+    import open3d
+
+    found = caster.cast_rays(open3d.core.Tensor.from_numpy(np.ascontiguousarray(rays)), nthreads=1)
+    return {name: found[name].numpy() for name in ("t_hit", "primitive_ids", "primitive_normals")}

@@ -12,7 +12,18 @@ import numpy as np
 
 from pctransformer.datasets.shape_classes.draw import Draw
 from pctransformer.datasets.shape_classes.solids import bar, both, box, cushion, join, loft
-from pctransformer.datasets.street.materials import CHROME, GLASS, LAMP, PLATE, RUBBER, STEEL, Parts, masonry, paint
+from pctransformer.datasets.street.materials import (
+    CHROME,
+    GLASS,
+    LAMP,
+    PLATE,
+    RUBBER,
+    STEEL,
+    Parts,
+    masonry,
+    paint,
+    plastic,
+)
 from pctransformer.datasets.street.rods import rods
 
 Size = tuple[float, float, float]
@@ -103,12 +114,16 @@ def car(draw: Draw, size: Size) -> Parts:
     radius = draw.between(0.29, 0.33) * min(height / 1.5, 1.1)
     axles = (draw.between(0.30, 0.34) * length, -draw.between(0.28, 0.33) * length)
     parts += _wheels(axles, half, radius, 0.2)
-    parts.append((PLATE, _plates(length, (sill + 0.16) * height)))
+    parts.append((PLATE, _plates(length + 0.01, (sill + 0.16) * height)))
     lamps = [
-        box((side * (length / 2 - 0.035), 0.36 * width, z * height), (0.05, 0.16 * width, 0.09))
+        box((side * (length / 2 - 0.03), 0.36 * width, z * height), (0.06, 0.18 * width, 0.11))
         for side, z in ((1, bonnet - 0.07), (-1, body.boot - 0.08))
     ]
     parts.append((LAMP, both(join(*lamps), "y")))
+    bumper = box(
+        (length / 2 - 0.01, 0, (sill + 0.13) * height), (0.02, 0.84 * width, draw.between(0.10, 0.22) * height)
+    )
+    parts.append((plastic(draw), both(bumper, "x")))
     if draw.chance(0.5):
         grille = box((length / 2 - 0.02, 0, (sill + 0.26) * height), (0.03, 0.3 * width, 0.08))
         parts.append((CHROME, grille))
