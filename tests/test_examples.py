@@ -68,6 +68,13 @@ def test_shapenet_parts(workplace):
     assert lines[-1].startswith("PartPrediction('test_0000', airplane: fuselage ")
 
 
+def test_kitti_detection(workplace):
+    output = run(workplace, "kitti_detection.py", "generated", "--epochs", "1", "--scans", "8")
+    assert "\nmean AP of moderate objects: from above " in output
+    assert "DetectionPrediction('1000000', " in output
+    assert (workplace / "runs" / "pointpillars_small-generated" / "scan.png").exists()
+
+
 def test_plain_pytorch(workplace):
     output = run(workplace, "plain_pytorch.py", "--epochs", "2", "--shapes", "76")
     assert output.count("OA ") == 2

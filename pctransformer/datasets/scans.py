@@ -145,9 +145,10 @@ class ScanDataset(torch.utils.data.Dataset[Scan]):
         return self._changed(names, read, self.transform, self.seed, self.only_with_boxes)
 
     def held_out_rows(self, share: float) -> tuple[np.ndarray, np.ndarray]:
-        """Rows without a share of the scans, and the rows of these: always the same ones, drawn by chance; sorted."""
+        """Rows without a share of the scans, and the rows of these: always the same ones, drawn by chance; sorted. Of a
+        share above 0 at least one."""
         order = torch.randperm(len(self), generator=generator_for(0)).numpy()
-        count = round(share * len(self))
+        count = max(round(share * len(self)), 1 if share > 0 else 0)
         return np.sort(order[count:]), np.sort(order[:count])
 
     def _changed(

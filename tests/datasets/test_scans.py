@@ -119,7 +119,7 @@ def test_what_is_held_out_is_always_the_same():
     assert sorted([*rest, *held_out]) == list(range(40))
     assert held_out.tolist() == data.with_transform(None, seed=9).held_out_rows(0.25)[1].tolist()
     assert held_out.tolist() != list(range(10))
-    assert len(data.held_out_rows(0)[1]) == 0
+    assert [len(data.held_out_rows(share)[1]) for share in (0, 0.001, 1)] == [0, 1, 40]
 
 
 def test_scans_are_packed():
