@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Sequence
 from itertools import pairwise
 
+import torch
 from torch import nn
 
 from pctransformer.grid_view.norm import batch_norm_rows, normalized
@@ -87,6 +88,9 @@ class SparseBackbone(nn.Module):
         self.out = SparseLayer(last)
         self.out_channels = out_channels
 
+    # every size depends on which cells are occupied: torch.compile would trace each tap of each kernel, for minutes,
+    # and have nothing to fuse
+    @torch.compiler.disable
     def forward(self, voxels: VoxelBatch) -> VoxelBatch:
         """The cells of the last grid, `out_grid(voxels.grid)`, with `out_channels` features.
 
