@@ -127,3 +127,14 @@ def detection_head(
             ' pctransformer.heads.anchor.anchors_from_boxes finds in boxes, or use head="center", which needs none'
         )
     return AnchorHead(in_channels, anchors=rows, range=point_range)
+
+
+def set_momentum(model: nn.Module, momentum: float) -> None:
+    """Change the share that each training step has in the running statistics of a model's batch norms.
+
+    0.01, as published, remembers some hundred steps: too many for trainings of a few hundred, which would be evaluated
+    by the statistics of weights long gone.
+    """
+    for norm in model.modules():
+        if isinstance(norm, (nn.BatchNorm1d, nn.BatchNorm2d)):
+            norm.momentum = momentum

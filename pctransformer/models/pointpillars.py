@@ -19,7 +19,7 @@ from torch import Tensor
 
 from pctransformer.grid_view.bird_eye_view import BevBackbone
 from pctransformer.grid_view.voxel_features import PillarFeatures
-from pctransformer.models.detector import DetectionHead, Detector, Head, Range, detection_head
+from pctransformer.models.detector import DetectionHead, Detector, Head, Range, detection_head, set_momentum
 from pctransformer.models.openpcdet import renamed_bev_and_head
 from pctransformer.points import PointBatch
 from pctransformer.voxels import BevMap, Grid
@@ -92,10 +92,12 @@ def pointpillars_small(
     voxel_size: tuple[float, float] = (0.32, 0.32),
 ) -> PointPillars:
     """PointPillars of half the width on pillars of twice the size, as far as 51.2 m, for training on a CPU."""
-    return pointpillars(
+    model = pointpillars(
         num_classes, in_channels=in_channels, head=head, anchors=anchors, point_range=point_range,
         voxel_size=voxel_size, width=32,
     )  # fmt: skip
+    set_momentum(model, 0.1)
+    return model
 
 
 # ---- public checkpoints: OpenPCDet -----------------------------------------------------------------------------------

@@ -23,7 +23,7 @@ from torch import Tensor
 from pctransformer.grid_view.bird_eye_view import BevBackbone
 from pctransformer.grid_view.sparse_backbone import SparseBackbone
 from pctransformer.grid_view.voxel_features import MeanVoxelFeatures
-from pctransformer.models.detector import DetectionHead, Detector, Head, Range, detection_head
+from pctransformer.models.detector import DetectionHead, Detector, Head, Range, detection_head, set_momentum
 from pctransformer.models.openpcdet import renamed_bev_and_head
 from pctransformer.points import PointBatch
 from pctransformer.voxels import BevMap, Grid
@@ -97,10 +97,12 @@ def second_small(
     Twenty voxels high; cells of the map are four of them.
     """
     sparse = SparseBackbone(in_channels, widths=(8, 16, 32), z_padding=(1, 1), out_channels=64)
-    return _second(
+    model = _second(
         sparse, 64, 3, num_classes=num_classes, in_channels=in_channels, head=head, anchors=anchors,
         point_range=point_range, voxel_size=voxel_size, max_points=None, max_voxels=None,
     )  # fmt: skip
+    set_momentum(model, 0.1)
+    return model
 
 
 def _second(
