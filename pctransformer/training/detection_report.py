@@ -83,9 +83,13 @@ class Judged:
                 parts.append(f"{name} {bev:.1f} / {space:.1f}")
             return "AP R40, from above / in space, overlap 0.5: " + ", ".join(parts)
         for name in self.official.class_names:
-            bev, space = (self.official.average_precision(name, metric) for metric in ("bev", "3d"))
-            parts.append(f"{name} {bev:.1f} / {space:.1f}")
-        return "KITTI's AP R40, moderate, from above / in space: " + ", ".join(parts)
+            numbers = [
+                self.official.average_precision(name, metric, overlap=overlap)
+                for overlap in ("strict", "loose")
+                for metric in ("bev", "3d")
+            ]
+            parts.append(f"{name} {numbers[0]:.1f} / {numbers[1]:.1f} ({numbers[2]:.1f} / {numbers[3]:.1f})")
+        return "KITTI's AP R40, moderate, from above / in space (loose overlap): " + ", ".join(parts)
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
