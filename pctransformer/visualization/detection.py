@@ -56,7 +56,8 @@ def scan_figure(
     axes.scatter(shown[:, 1], shown[:, 0], c=np.clip(shown[:, 2], -2, 1), cmap=_heights(), s=0.9, linewidths=0)
     for box, label in zip(boxes, labels):
         _draw_box(axes, box, TRUE if label >= 0 else MIDDLE, fill=0.18, width=2.2)
-    counts = f"{len(shown)} points, {int((np.asarray(labels) >= 0).sum())} labelled boxes (green)"
+    labelled = int((np.asarray(labels) >= 0).sum())
+    counts = f"{len(shown)} points" + (f", {labelled} labelled boxes (green)" if len(boxes) else "")
     if predicted is not None:
         order = np.argsort(predicted[2], kind="stable")
         for box, label, score in zip(*(np.asarray(values)[order] for values in predicted)):
