@@ -144,6 +144,12 @@ COMMANDS = {
         "compute once what training on KITTI needs: infos of its frames, a database of its objects",
         ("pctransformer prepare kitti data/kitti", "pctransformer prepare kitti data/kitti --out prepared"),
     ),
+    "prepare street": Command(
+        "pctransformer.commands.prepare_street:Config",
+        "pctransformer.commands.prepare_street:run",
+        "generate streets as a LiDAR on a car sees them, with labels, in KITTI's folders",
+        ("pctransformer prepare street data/street", "pctransformer prepare street data/street --frames 4000 --seed 1"),
+    ),
     "robustness": Command(
         "pctransformer.commands.robustness:Config",
         "pctransformer.commands.robustness:run",

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from pctransformer.atomic import replace_file
 from pctransformer.datasets.formats.common import FileFormatError, decode, read_bytes
 
 USUAL_IMAGE_SIZE = (1242, 375)
@@ -78,6 +79,18 @@ def read_calibration(path: str | Path) -> Calibration:
     return Calibration(*(_matrix(path, name, values.get(name)) for name in _SHAPES))
 
 
+def write_calibration(path: str | Path, calibration: Calibration) -> None:
+    """Write what `read_calibration` reads back to the last bit, in the order in which others count KITTI's lines.
+
+    All four cameras, P0 to P3, get the projection of the one that there is.
+    """
+    rows = {name: calibration.projection for name in ("P0", "P1", "P2", "P3")}
+    rows |= {"R0_rect": calibration.rectification, "Tr_velo_to_cam": calibration.from_lidar}
+    rows["Tr_imu_to_velo"] = np.eye(4)[:3]
+    lines = [f"{name}: {' '.join(map(repr, matrix.ravel().tolist()))}\n" for name, matrix in rows.items()]
+    replace_file(path, "".join(lines).encode())
+
+
 def _matrix(path: Path, name: str, text: str | None) -> np.ndarray:
     shape = _SHAPES[name]
     if text is None:
@@ -110,6 +123,17 @@ def read_plane(path: str | Path, calibration: Calibration) -> np.ndarray:
     if plane.shape != (4,) or not np.isfinite(plane).all() or not 0 < np.linalg.norm(plane[:3]) < np.inf:
         raise FileFormatError(path, f"the last line should be the four numbers of a plane, found {lines[-1][:60]!r}")
     return lidar_plane(plane, calibration)
+
+
+def write_plane(path: str | Path, plane: np.ndarray, calibration: Calibration) -> None:
+    """Write a plane (4,) of the LiDAR's frame as AVOD's files have it."""
+    numbers = " ".join(map(repr, camera_plane(plane, calibration).tolist()))
+    replace_file(path, f"# Matrix\nWIDTH 4\nHEIGHT 1\n{numbers}\n".encode())
+
+
+def camera_plane(plane: np.ndarray, calibration: Calibration) -> np.ndarray:
+    """A plane (4,) of the LiDAR's frame in the rectified camera's: the inverse of `lidar_plane`."""
+    return np.asarray(plane @ np.linalg.inv(calibration.lidar_to_camera))
 
 
 def lidar_plane(plane: np.ndarray, calibration: Calibration) -> np.ndarray:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
@@ -17,6 +18,7 @@ from pctransformer.datasets.street.labels import label_things
 from pctransformer.datasets.street.layout import LABELLED, lay_out
 from pctransformer.datasets.street.scanner import scan
 from pctransformer.datasets.street.scene import Pose, Scene, scanner_pose
+from pctransformer.errors import UserError
 
 CALIBRATION = Calibration(
     projection=np.array([[721.5, 0.0, 609.5, 44.9], [0.0, 721.5, 172.9, 0.0], [0.0, 0.0, 1.0, 0.0]]),
@@ -38,6 +40,11 @@ class StreetFrame(NamedTuple):
 
     frame: KittiFrame
     owner: np.ndarray
+
+
+def frame_name(index: int) -> str:
+    """As KITTI's frames are named."""
+    return f"{index:06d}"
 
 
 def make_street_frame(seed: int, index: int, *, camera_view: bool = True) -> StreetFrame:
@@ -67,7 +74,7 @@ def make_street_frame(seed: int, index: int, *, camera_view: bool = True) -> Str
     object_of = np.full(len(street.things) + 1, -1)  # the last is what owner -1 finds
     object_of[things[rows]] = np.arange(len(rows))
     frame = KittiFrame(
-        name=f"{index:06d}",
+        name=frame_name(index),
         points_file=None,
         calibration=CALIBRATION,
         image_size=USUAL_IMAGE_SIZE,
@@ -83,7 +90,13 @@ def make_street_frame(seed: int, index: int, *, camera_view: bool = True) -> Str
 def iterate_street_frames(
     start: int, stop: int, *, seed: int = 0, camera_view: bool = True, workers: int = 0
 ) -> Iterator[StreetFrame]:
-    """Frames `start` to `stop` - 1 in order, made here, or ahead of their use in `workers` processes."""
+    """Frames `start` to `stop` - 1 in order, made here, or ahead of their use in `workers` processes.
+
+    Raises:
+        UserError: Open3D is not installed.
+    """
+    if importlib.util.find_spec("open3d") is None:
+        raise UserError("generated streets are scanned with Open3D, which is not installed; pip install open3d")
     make = _Making(start, stop, seed, camera_view)
     yield from torch.utils.data.DataLoader(make, batch_size=None, num_workers=workers, collate_fn=_as_it_is)
 
@@ -109,6 +122,7 @@ def street_frames(
 
     Raises:
         ValueError: num_frames or start is negative.
+        UserError: Open3D is not installed.
     """
     if num_frames < 0 or start < 0:
         raise ValueError(f"num_frames and start must not be negative, got {num_frames} and {start}")

@@ -14,22 +14,12 @@ from pctransformer.datasets.kitti.boxes import wrap_angle
 from pctransformer.datasets.scans import in_box
 from pctransformer.datasets.street import street_frames
 from pctransformer.datasets.street.frames import make_street_frame
-
-COLUMNS = ("types", "truncated", "occluded", "alpha", "boxes_2d", "dimensions", "locations", "rotation_y")
+from tests.datasets.street.same import assert_same
 
 
 @pytest.fixture(scope="module")
 def made():
     return [make_street_frame(0, i) for i in range(8)]
-
-
-def assert_same(one, other):
-    assert (one.name, one.image_size) == (other.name, other.image_size)
-    np.testing.assert_array_equal(one.read_points(), other.read_points())
-    np.testing.assert_array_equal(one.boxes, other.boxes)
-    for column in COLUMNS:
-        np.testing.assert_array_equal(getattr(one.objects, column), getattr(other.objects, column))
-    np.testing.assert_equal(one.plane, other.plane)
 
 
 def test_a_frame_depends_on_seed_and_index_alone(made):
