@@ -1,7 +1,6 @@
 """The command as a user runs it."""
 
 import json
-import os
 import re
 import signal
 import subprocess
@@ -20,6 +19,7 @@ from pctransformer.datasets.samples import generator_for
 from pctransformer.datasets.shapes import make_sample
 from pctransformer.models import create_model
 from pctransformer.training import checkpoint
+from tests.training.runs import in_two_processes
 
 SMALL = [
     *("--num-shapes", "76", "--validation", "0.25"),
@@ -242,13 +242,7 @@ def test_normals_are_six_channels_and_must_be_there(tmp_path, own_data, capsys):
 
 
 def test_two_processes_by_torchrun(tmp_path):
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m"]
-    command += ["pctransformer", "train", "classification", *SMALL, "--epochs", "2", "--batch-size", "8"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    command += ["--out", str(tmp_path / "run"), "--device", "cpu"]
-    result = subprocess.run(command, capture_output=True, text=True, timeout=500, env=environment)
-    assert result.returncode == 0, result.stderr
-    assert result.stdout.count("test: OA") == 1
-    results = json.loads((tmp_path / "run" / "results.json").read_text())
-    assert results["environment"]["processes"] == 2
+    arguments = [*SMALL, "--epochs", "2", "--batch-size", "8"]
+    printed, results = in_two_processes("classification", tmp_path / "run", *arguments)
+    assert printed.count("test: OA") == 1
     assert results["test"]["count"] == 19

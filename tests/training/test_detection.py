@@ -1,14 +1,11 @@
 """The command as a user runs it, on a road with two cars of points in each scan, in KITTI's folders."""
 
 import json
-import os
 import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from matplotlib.image import imread
 
 import pctransformer
@@ -17,8 +14,8 @@ from pctransformer.datasets.kitti import read_objects, write_objects
 from pctransformer.datasets.lidar_folder import lidar_folder, write_lidar_scan
 from pctransformer.datasets.scans import Scan
 from pctransformer.training import checkpoint
-from pctransformer.training.engine import Trainer
 from tests.datasets.kitti.files import CALIBRATION, camera_objects, points_within, road
+from tests.training.runs import assert_resumes, in_two_processes
 
 RANGE = "point_range=[0,-6.4,-3,19.2,6.4,1]"
 SMALL = [
@@ -136,30 +133,10 @@ def test_prediction_of_files(finished, streets, tmp_path, capsys):
     assert again.to_json() == found["boxes"]
 
 
-class Killed(Exception):
-    pass
-
-
 @pytest.mark.parametrize("head", ["anchor", "center"])
-def test_killed_and_resumed_is_unbroken(tmp_path, monkeypatch, streets, head):
+def test_killed_and_resumed_is_unbroken(tmp_path, streets, head):
     """Pasted objects, turns and the order of scans go on as if nothing had happened."""
-    arguments = ["--data", streets, *SMALL[:6], f"head={head}", *SMALL[6:]]
-    assert run("--out", tmp_path / "whole", *arguments) == 0
-    backward = Trainer._backward
-
-    def killed_in_the_second_epoch(self, batch, epoch, step):
-        if (epoch, step) == (1, 1):
-            raise Killed
-        return backward(self, batch, epoch, step)
-
-    monkeypatch.setattr(Trainer, "_backward", killed_in_the_second_epoch)
-    with pytest.raises(Killed):
-        run("--out", tmp_path / "killed", *arguments, "--save-steps", 1)
-    monkeypatch.undo()
-    assert run("--resume", tmp_path / "killed") == 0
-    killed, whole = (checkpoint.read(tmp_path / n / "checkpoints" / "last.safetensors") for n in ("killed", "whole"))
-    assert [name for name in whole.tensors if not torch.equal(killed.tensors[name], whole.tensors[name])] == []
-    assert killed.about["progress"] == whole.about["progress"]
+    assert_resumes(run, tmp_path, "--data", streets, *SMALL[:6], f"head={head}", *SMALL[6:], at=(1, 1))
 
 
 def test_without_held_out_scans_the_last_epoch_is_kept(tmp_path, streets, capsys):
@@ -234,13 +211,6 @@ def test_faults_of_the_user_leave_no_folder_behind(tmp_path, streets, capsys, ar
 
 
 def test_two_processes_by_torchrun(tmp_path, streets):
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m"]
-    command += ["pctransformer", "train", "detection", "--data", str(streets), *SMALL]
-    command += ["--out", str(tmp_path / "run"), "--device", "cpu"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    result = subprocess.run(command, capture_output=True, text=True, timeout=500, env=environment)
-    assert result.returncode == 0, result.stderr
-    assert result.stdout.count("held out: loss") == 2
-    results = json.loads((tmp_path / "run" / "results.json").read_text())
-    assert results["environment"]["processes"] == 2
+    printed, results = in_two_processes("detection", tmp_path / "run", "--data", streets, *SMALL)
+    assert printed.count("held out: loss") == 2
     assert results["test"]["kitti"]["frames"] == 4

@@ -10,9 +10,9 @@ import torch
 from pctransformer import cli
 from pctransformer.errors import UserError
 from pctransformer.training import checkpoint, data
-from pctransformer.training.engine import Trainer
 from pctransformer.training.settings import DataSettings
-from tests.training.test_pretraining import DATA, MAE, SIZE, Killed
+from tests.training.runs import assert_same_run, killed_in
+from tests.training.test_pretraining import DATA, MAE, SIZE
 from tests.training.test_pretraining import run as pretrain
 
 CLASSIFIER = ["--model", "point_mae", "--model-options", *SIZE]
@@ -62,28 +62,16 @@ def test_a_frozen_backbone_stays_as_it_was_bit_for_bit(pretrained, tmp_path):
     assert again["result"] == found["test"]
 
 
-def test_a_killed_probe_goes_on(pretrained, tmp_path, monkeypatch):
+def test_a_killed_probe_goes_on(pretrained, tmp_path):
     """The pretrained weights may be gone by then."""
     weights = tmp_path / "gone.safetensors"
     weights.write_bytes((pretrained / "checkpoints" / "best.safetensors").read_bytes())
     arguments = [*CLASSIFIER, *SHAPES, "--pretrained", weights, "--freeze", "--epochs", 2]
     assert run("--out", tmp_path / "whole", *arguments) == 0
-    backward = Trainer._backward
-
-    def killed(self, batch, epoch, step):
-        if (epoch, step) == (1, 1):
-            raise Killed
-        return backward(self, batch, epoch, step)
-
-    monkeypatch.setattr(Trainer, "_backward", killed)
-    with pytest.raises(Killed):
-        run("--out", tmp_path / "killed", *arguments)
-    monkeypatch.undo()
+    killed_in(run, tmp_path / "killed", *arguments, at=(1, 1))
     weights.unlink()
     assert run("--resume", tmp_path / "killed") == 0
-    one, other = (checkpoint.read(tmp_path / n / "checkpoints" / "last.safetensors") for n in ("killed", "whole"))
-    assert one.tensors.keys() == other.tensors.keys()
-    assert [name for name in one.tensors if not torch.equal(one.tensors[name], other.tensors[name])] == []
+    assert_same_run(tmp_path / "killed", tmp_path / "whole")
 
 
 @pytest.mark.parametrize(

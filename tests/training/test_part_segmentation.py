@@ -2,9 +2,6 @@
 
 import json
 import math
-import os
-import subprocess
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,10 +16,10 @@ from pctransformer.datasets.shapenet import CATEGORIES, PART_NAMES
 from pctransformer.datasets.shapes import PART_NAMES as GENERATED_PARTS
 from pctransformer.training import checkpoint, data, part_segmentation
 from pctransformer.training.distributed import World
-from pctransformer.training.engine import Trainer
 from pctransformer.training.settings import PartData, PartOptimization, PartSegmentationTraining
 from tests.models.small import small
-from tests.training.test_pretraining import MAE, SIZE, Killed
+from tests.training.runs import assert_resumes, in_two_processes
+from tests.training.test_pretraining import MAE, SIZE
 from tests.training.test_pretraining import run as pretrain
 
 DATA = [*("--num-shapes", "76", "--validation", "0.25"), *("--num-points", "64", "--eval-points", "64")]
@@ -39,13 +36,6 @@ MAE_SEG = ["--model", "point_mae_seg", "--model-options", *SIZE_SEG]
 
 def run(*arguments: str | Path | float) -> int:
     return cli.main(["train", "part-segmentation", *map(str, arguments)])
-
-
-def weights_differ(one: Path, other: Path) -> list[str]:
-    """Names of tensors of two last checkpoints that are not the same bits."""
-    a, b = (checkpoint.read(folder / "checkpoints" / "last.safetensors").tensors for folder in (one, other))
-    assert a.keys() == b.keys()
-    return [name for name in a if not torch.equal(a[name], b[name])]
 
 
 @pytest.fixture(scope="module")
@@ -99,23 +89,9 @@ def test_the_tested_model_is_the_one_in_the_checkpoint(finished, tmp_path, capsy
 
 
 @pytest.mark.parametrize("model", [V3, MAE_SEG], ids=["serialized", "patches"])
-def test_killed_and_resumed_is_unbroken(tmp_path, monkeypatch, model):
+def test_killed_and_resumed_is_unbroken(tmp_path, model):
     """Curves that take turns by chance, drop path and the order of shapes go on as if nothing had happened."""
-    arguments = [*model, *DATA, "--batch-size", 19, "--epochs", 2, "--ema", 0.9]
-    assert run("--out", tmp_path / "whole", *arguments) == 0
-    backward = Trainer._backward
-
-    def killed_in_the_second_epoch(self, batch, epoch, step):
-        if (epoch, step) == (1, 2):
-            raise Killed
-        return backward(self, batch, epoch, step)
-
-    monkeypatch.setattr(Trainer, "_backward", killed_in_the_second_epoch)
-    with pytest.raises(Killed):
-        run("--out", tmp_path / "killed", *arguments, "--save-steps", 1)
-    monkeypatch.undo()
-    assert run("--resume", tmp_path / "killed") == 0
-    assert weights_differ(tmp_path / "killed", tmp_path / "whole") == []
+    assert_resumes(run, tmp_path, *model, *DATA, "--batch-size", 19, "--epochs", 2, "--ema", 0.9, at=(1, 2))
     found = [json.loads((tmp_path / name / "results.json").read_text())["test"] for name in ("killed", "whole")]
     assert found[0] == found[1]
 
@@ -302,12 +278,7 @@ def test_faults_of_the_user_leave_no_folder_behind(tmp_path, capsys, arguments, 
 
 
 def test_two_processes_by_torchrun(tmp_path):
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m"]
-    command += ["pctransformer", "train", "part-segmentation", *V3, *DATA, "--epochs", "2", "--batch-size", "8"]
-    command += ["--out", str(tmp_path / "run"), "--device", "cpu"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    result = subprocess.run(command, capture_output=True, text=True, timeout=500, env=environment)
-    assert result.returncode == 0, result.stderr
-    assert result.stdout.count("test: instance mIoU") == 1
-    results = json.loads((tmp_path / "run" / "results.json").read_text())
-    assert (results["environment"]["processes"], results["test"]["count"]) == (2, 19)
+    arguments = [*V3, *DATA, "--epochs", "2", "--batch-size", "8"]
+    printed, results = in_two_processes("part-segmentation", tmp_path / "run", *arguments)
+    assert printed.count("test: instance mIoU") == 1
+    assert results["test"]["count"] == 19

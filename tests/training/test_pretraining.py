@@ -1,9 +1,6 @@
 """The command as a user runs it, on models of a few thousand weights."""
 
 import json
-import os
-import subprocess
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,8 +15,8 @@ from pctransformer.datasets.shapes import make_sample
 from pctransformer.models import point_mae
 from pctransformer.training import checkpoint, data, pretraining
 from pctransformer.training.distributed import World
-from pctransformer.training.engine import Trainer
 from pctransformer.training.settings import OptimizationSettings, Pretraining, UnlabelledData
+from tests.training.runs import assert_resumes, in_two_processes
 
 SIZE = ["dim=24", "depth=2", "num_heads=3", "num_patches=10", "patch_size=6", "widths=[8,16]"]
 DATA = [*("--num-shapes", "76", "--validation", "0.25", "--num-points", "64"), *("--batch-size", "19")]
@@ -92,32 +89,10 @@ def test_info_tells_what_it_is_and_others_refuse_it(finished, capsys):
     assert f"`pctransformer train pretraining --resume {finished}` goes on with it" in capsys.readouterr().err
 
 
-class Killed(Exception):
-    pass
-
-
 @pytest.mark.parametrize("model", [MAE, GPT], ids=["masked", "autoregressive"])
-def test_killed_and_resumed_is_unbroken(tmp_path, monkeypatch, model):
+def test_killed_and_resumed_is_unbroken(tmp_path, model):
     """What is hidden, drop path and the order of shapes go on as if nothing had happened."""
-    arguments = [*model, *DATA, "--epochs", 2, "--ema", 0.9]
-    assert run("--out", tmp_path / "whole", *arguments) == 0
-
-    backward = Trainer._backward
-
-    def killed_in_the_second_epoch(self, batch, epoch, step):
-        if (epoch, step) == (1, 2):
-            raise Killed
-        return backward(self, batch, epoch, step)
-
-    monkeypatch.setattr(Trainer, "_backward", killed_in_the_second_epoch)
-    with pytest.raises(Killed):
-        run("--out", tmp_path / "killed", *arguments, "--save-steps", 1)
-    monkeypatch.undo()
-    assert run("--resume", tmp_path / "killed") == 0
-    killed, whole = (checkpoint.read(tmp_path / n / "checkpoints" / "last.safetensors") for n in ("killed", "whole"))
-    assert killed.tensors.keys() == whole.tensors.keys()
-    assert [name for name in whole.tensors if not torch.equal(killed.tensors[name], whole.tensors[name])] == []
-    assert killed.about["progress"] == whole.about["progress"]
+    assert_resumes(run, tmp_path, *model, *DATA, "--epochs", 2, "--ema", 0.9, at=(1, 2))
 
 
 def test_every_step_hides_something_else_and_seeds_differ(tmp_path, monkeypatch):
@@ -180,11 +155,6 @@ def test_faults_of_the_user_leave_no_folder_behind(tmp_path, capsys, arguments, 
 
 
 def test_two_processes_by_torchrun(tmp_path):
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m"]
-    command += ["pctransformer", "train", "pretraining", *MAE, *DATA, "--epochs", "2", "--batch-size", "8"]
-    command += ["--out", str(tmp_path / "run"), "--device", "cpu"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    result = subprocess.run(command, capture_output=True, text=True, timeout=500, env=environment)
-    assert result.returncode == 0, result.stderr
-    assert result.stdout.count("held out: loss") == 3  # two epochs, and the end
-    assert json.loads((tmp_path / "run" / "results.json").read_text())["environment"]["processes"] == 2
+    arguments = [*MAE, *DATA, "--epochs", "2", "--batch-size", "8"]
+    printed, _ = in_two_processes("pretraining", tmp_path / "run", *arguments)
+    assert printed.count("held out: loss") == 3  # two epochs, and the end

@@ -1,9 +1,6 @@
 """The command as a user runs it, on scenes of a few hundred points."""
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -15,9 +12,9 @@ import pctransformer
 from pctransformer import cli
 from pctransformer.datasets import read_points, write_ply
 from pctransformer.training import checkpoint
-from pctransformer.training.engine import Trainer
 from pctransformer.training.point_loss import point_loss
 from tests.real_data import real_data
+from tests.training.runs import assert_resumes, in_two_processes
 
 SMALL = [
     *("--model-options", "dims=[16,32]", "depths=[1,1]", "up_dims=[16]", "up_depths=[1]", "patch_size=16"),
@@ -137,29 +134,9 @@ def test_a_real_scan_in_raw_floats(finished, tmp_path, capsys):
     assert len(np.load(tmp_path / "out" / "scannet_scene0000_00.npz")["label"]) == 40_684
 
 
-class Killed(Exception):
-    pass
-
-
-def test_killed_and_resumed_is_unbroken(tmp_path, monkeypatch, scans):
+def test_killed_and_resumed_is_unbroken(tmp_path, scans):
     """Crops, colours, order of curves and drop path go on as if nothing had happened."""
-    arguments = ["--data", scans, *SMALL]
-    assert run("--out", tmp_path / "whole", *arguments) == 0
-    backward = Trainer._backward
-
-    def killed_in_the_second_epoch(self, batch, epoch, step):
-        if (epoch, step) == (1, 2):
-            raise Killed
-        return backward(self, batch, epoch, step)
-
-    monkeypatch.setattr(Trainer, "_backward", killed_in_the_second_epoch)
-    with pytest.raises(Killed):
-        run("--out", tmp_path / "killed", *arguments, "--save-steps", 1)
-    monkeypatch.undo()
-    assert run("--resume", tmp_path / "killed") == 0
-    killed, whole = (checkpoint.read(tmp_path / n / "checkpoints" / "last.safetensors") for n in ("killed", "whole"))
-    assert [name for name in whole.tensors if not torch.equal(killed.tensors[name], whole.tensors[name])] == []
-    assert killed.about["progress"] == whole.about["progress"]
+    assert_resumes(run, tmp_path, "--data", scans, *SMALL, at=(1, 2))
 
 
 def test_loss_by_hand():
@@ -191,11 +168,5 @@ def test_faults_of_the_user_leave_no_folder_behind(tmp_path, scans, capsys, argu
 
 def test_two_processes_by_torchrun(tmp_path, scans):
     """Two held-out scenes: one for each."""
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m"]
-    command += ["pctransformer", "train", "semantic-segmentation", "--data", str(scans), *SMALL]
-    command += ["--out", str(tmp_path / "run"), "--device", "cpu"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    result = subprocess.run(command, capture_output=True, text=True, timeout=500, env=environment)
-    assert result.returncode == 0, result.stderr
-    assert result.stdout.count("held out: loss") == 2
-    assert json.loads((tmp_path / "run" / "results.json").read_text())["environment"]["processes"] == 2
+    printed, _ = in_two_processes("semantic-segmentation", tmp_path / "run", "--data", scans, *SMALL)
+    assert printed.count("held out: loss") == 2
