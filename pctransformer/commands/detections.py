@@ -5,11 +5,10 @@ from __future__ import annotations
 import dataclasses
 import functools
 import json
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pctransformer.commands.predictions import Stems, each_file, tell_failed, write_record, writing
+from pctransformer.commands.predictions import Stems, conclude, each_file, writing
 from pctransformer.commands.terminal import console, print_table
 from pctransformer.commands.trained import check_free, make_folder
 from pctransformer.errors import UserError
@@ -95,16 +94,9 @@ def predict(config: Predict, predictor: DetectorPredictor, trained: Path, files:
         "predictions": predictions,
         "failed": failed,
     }
-    if predictions:
-        write_record(folder, record)
-    if config.json:
-        print(json.dumps(record, indent=2), flush=True)
-    elif predictions:
-        print_table(("file", "points seen", "boxes", "of which"), rows, right=(1, 2))
-    tell_failed(failed, len(files))
-    if predictions:
-        kitti = ", kitti/" if any(one["kitti"] for one in predictions) else ""
-        pictures = " and pictures" if config.pictures else ""
-        print(f"predictions.json, boxes as text{kitti}{pictures}: {folder}",
-              file=sys.stderr if config.json else sys.stdout)  # fmt: skip
-    return 1 if failed else 0
+    kitti = ", kitti/" if any(one["kitti"] for one in predictions) else ""
+    return conclude(
+        record, folder, len(files), as_json=config.json,
+        table=lambda: print_table(("file", "points seen", "boxes", "of which"), rows, right=(1, 2)),
+        written=f"predictions.json, boxes as text{kitti}{' and pictures' if config.pictures else ''}",
+    )  # fmt: skip

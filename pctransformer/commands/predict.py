@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import functools
-import json
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -53,7 +51,7 @@ class Config:
 def run(config: Config) -> int:
     """Predict all files; 1 where some of them cannot be used."""
     from pctransformer.commands import predicted_classes, predicted_parts
-    from pctransformer.commands.predictions import RECORD, Stems, each_file, tell_failed, write_record
+    from pctransformer.commands.predictions import RECORD, Stems, conclude, each_file, writing
     from pctransformer.datasets.folder import FILE_SUFFIXES
     from pctransformer.predict import PartPredictor, load
     from pctransformer.predict_boxes import DetectorPredictor
@@ -100,20 +98,14 @@ def run(config: Config) -> int:
         "predictions": [telling.as_record(p, stem, config.pictures) for p, stem in zip(predictions, stems)],
         "failed": failed,
     }
-    if predictions:
-        write_record(folder, record)
-    if config.json:
-        print(json.dumps(record, indent=2), flush=True)
-    elif predictions:
-        telling.print_all(predictions)
-    tell_failed(failed, len(files))
-    if predictions:
-        for prediction, stem in zip(predictions, stems):
+    for prediction, stem in zip(predictions, stems):
+        with writing(folder):
             telling.write(prediction, folder / stem, config.pictures, config.up)
-        written = [RECORD, *telling.FILES] + (["pictures"] if config.pictures else [])
-        aside = sys.stderr if config.json else sys.stdout
-        print(f"{', '.join(written[:-1])}{' and ' if len(written) > 1 else ''}{written[-1]}: {folder}", file=aside)
-    return 1 if failed else 0
+    written = [RECORD, *telling.FILES] + (["pictures"] if config.pictures else [])
+    return conclude(
+        record, folder, len(files), as_json=config.json, table=lambda: telling.print_all(predictions),
+        written=f"{', '.join(written[:-1])}{' and ' if len(written) > 1 else ''}{written[-1]}",
+    )  # fmt: skip
 
 
 # ---- reading ---------------------------------------------------------------------------------------------------------

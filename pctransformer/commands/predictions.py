@@ -54,15 +54,37 @@ def writing(folder: Path) -> Iterator[None]:
         raise UserError(f"{folder} cannot be written ({error.strerror}); give another folder with --out") from None
 
 
-def write_record(folder: Path, record: dict[str, Any]) -> None:
-    """predictions.json."""
-    with writing(folder):
-        (folder / RECORD).write_text(json.dumps(record, indent=2) + "\n")
+def conclude(
+    record: dict[str, Any], folder: Path, num_files: int, *, as_json: bool, table: Callable[[], None], written: str
+) -> int:
+    """Write predictions.json, print it or the table, say what failed and what is in the folder.
 
+    Args:
+        record: "predictions" and "failed", and what all of them share.
+        folder: for predictions.json.
+        num_files: files that were asked for.
+        as_json: whether to print the record instead of the table.
+        table: prints what was predicted.
+        written: files in the folder, in words.
 
-def tell_failed(failed: Sequence[dict[str, str]], count: int) -> None:
-    """Say which of so many files could not be used, and why."""
-    if failed and count > 1:
-        print(f"pctransformer: {len(failed)} of {count} files could not be used:", file=sys.stderr)
+    Returns:
+        the exit code: 1 where a file could not be used.
+
+    Raises:
+        UserError: the folder cannot be written.
+    """
+    predictions, failed = record["predictions"], record["failed"]
+    if predictions:
+        with writing(folder):
+            (folder / RECORD).write_text(json.dumps(record, indent=2) + "\n")
+    if as_json:
+        print(json.dumps(record, indent=2), flush=True)
+    elif predictions:
+        table()
+    if failed and num_files > 1:
+        print(f"pctransformer: {len(failed)} of {num_files} files could not be used:", file=sys.stderr)
     for fault in failed:
         print(f"pctransformer: {fault['reason']}", file=sys.stderr)
+    if predictions:
+        print(f"{written}: {folder}", file=sys.stderr if as_json else sys.stdout)
+    return 1 if failed else 0

@@ -5,11 +5,10 @@ from __future__ import annotations
 import dataclasses
 import functools
 import json
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pctransformer.commands.predictions import Stems, each_file, tell_failed, write_record, writing
+from pctransformer.commands.predictions import Stems, conclude, each_file, writing
 from pctransformer.commands.terminal import console, print_table
 from pctransformer.commands.trained import check_free, make_folder
 from pctransformer.errors import UserError
@@ -102,14 +101,8 @@ def predict(config: Predict, predictor: ScenePredictor, trained: Path, files: li
         "predictions": predictions,
         "failed": failed,
     }
-    if predictions:
-        write_record(folder, record)
-    if config.json:
-        print(json.dumps(record, indent=2), flush=True)
-    elif predictions:
-        print_table(("file", "points", "tiles", "classes"), rows, right=(1, 2))
-    tell_failed(failed, len(files))
-    if predictions:
-        print(f"coloured points, labels{' and pictures' if config.pictures else ''}: {folder}",
-              file=sys.stderr if config.json else sys.stdout)  # fmt: skip
-    return 1 if failed else 0
+    return conclude(
+        record, folder, len(files), as_json=config.json,
+        table=lambda: print_table(("file", "points", "tiles", "classes"), rows, right=(1, 2)),
+        written=f"coloured points, labels{' and pictures' if config.pictures else ''}",
+    )  # fmt: skip
