@@ -45,7 +45,7 @@ def evaluate_detection(
     distances: Sequence[float] = DISTANCES,
     overlaps: Sequence[float] = OVERLAPS,
     ranges: Sequence[float] = RANGES,
-    points: PointBatch | Sequence[PointBatch] | None = None,
+    points: tuple[np.ndarray, np.ndarray] | None = None,
     point_counts: Sequence[int] = POINTS,
 ) -> DetectionScore:
     """Evaluate detections of all scans together.
@@ -57,7 +57,8 @@ def evaluate_detection(
         distances: limits of the distance of centres, metres.
         overlaps: limits of the intersection over union, each seen from above and in space.
         ranges: borders of bands of the distance from the sensor, metres, the last band is open; () for none.
-        points: the clouds of the scans, for bands by the number of points in a box; None: no such bands.
+        points: how many are in each object and in each detection, of all scans in order, see `count_points`, for bands
+            by them; None: no such bands.
         point_counts: borders of these, each the least number of its band.
 
     Raises:
@@ -72,8 +73,12 @@ def evaluate_detection(
     bands = {ALL: (np.ones(len(objects.boxes), bool), np.ones(len(found.boxes), bool))}
     bands |= _bands(ranges, _range_of(objects), _range_of(found), "m")
     if points is not None:
-        clouds = [points] if isinstance(points, PointBatch) else points
-        bands |= _bands(point_counts, _points_in(clouds, objects), _points_in(clouds, found), "points")
+        if [len(counts) for counts in points] != [len(objects.boxes), len(found.boxes)]:
+            raise ValueError(
+                f"points are counted of {len(points[0])} objects and {len(points[1])} detections, but there are"
+                f" {len(objects.boxes)} and {len(found.boxes)}"
+            )
+        bands |= _bands(point_counts, *points, "points")
     candidates = find_candidates(objects, found, within=max(distances, default=0.0))
     scores, labels = found.scores.double().numpy(), objects.labels.numpy()
     order = np.argsort(-scores, kind="stable")
@@ -162,21 +167,6 @@ def _checked(
 def _range_of(boxes: BoxBatch) -> np.ndarray:
     """(M,) metres from the sensor, seen from above."""
     return np.hypot(boxes.boxes[:, 0].double().numpy(), boxes.boxes[:, 1].double().numpy())
-
-
-def _points_in(clouds: Sequence[PointBatch], boxes: BoxBatch) -> np.ndarray:
-    """(M,) points of each box."""
-    counts, scan = [], 0
-    for cloud in clouds:
-        rows = boxes.offsets[scan : scan + len(cloud) + 1]
-        if len(rows) != len(cloud) + 1:
-            break
-        part = slice(int(rows[0]), int(rows[-1]))
-        counts.append(count_points(cloud, BoxBatch(boxes.boxes[part], rows - rows[0], boxes.labels[part])))
-        scan += len(cloud)
-    if scan != len(boxes) or len(counts) != len(clouds):
-        raise ValueError(f"points are of {sum(map(len, clouds))} scans, but boxes of {len(boxes)}")
-    return np.concatenate([np.zeros(0, np.int64), *counts])
 
 
 def _bands(

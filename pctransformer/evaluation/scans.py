@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -12,6 +13,7 @@ from pctransformer.boxes import BoxBatch
 from pctransformer.datasets.kitti import KittiFrame, to_kitti
 from pctransformer.datasets.kitti.objects import KittiObjects
 from pctransformer.datasets.scans import ScanDataset, collate_scans
+from pctransformer.evaluation.detection import count_points
 from pctransformer.evaluation.inference import evaluating
 
 
@@ -22,12 +24,14 @@ class Found(NamedTuple):
         row: of the scan in its data set.
         boxes: of one cloud, with labels and scores.
         labelled: the boxes of the scan itself.
+        points: (k,) points in each box that was found, (m,) in each that is labelled.
         loss: of the model, by these.
     """
 
     row: int
     boxes: BoxBatch
     labelled: BoxBatch
+    points: tuple[np.ndarray, np.ndarray]
     loss: float
 
 
@@ -64,7 +68,10 @@ def detect_in_scans(
                 output = detector(points.to(device))
                 loss = detector.loss(output, labelled.to(device))["loss"].item()
                 boxes = detector.predict(output, **limits).to("cpu")
-            found += map(Found, of_batch, boxes.split(), labelled.split(), [loss] * len(of_batch))
+            counts = [np.split(count_points(points, of), of.offsets[1:-1].numpy()) for of in (boxes, labelled)]
+            found += map(
+                Found, of_batch, boxes.split(), labelled.split(), zip(*counts, strict=True), [loss] * len(of_batch)
+            )
     return found
 
 

@@ -104,7 +104,9 @@ class Judged:
 def judge(found: Sequence[Found], part: ScanPart) -> Judged:
     """Judge what was found in all scans of a part."""
     names = part.scans.class_names
-    plain = evaluate_detection([one.labelled for one in found], [one.boxes for one in found], names)
+    in_found, in_objects = (np.concatenate([one.points[i] for one in found]) for i in (0, 1))
+    truth, boxes = [one.labelled for one in found], [one.boxes for one in found]
+    plain = evaluate_detection(truth, boxes, names, points=(in_objects, in_found))
     detections = detections_of_frames(found, part.frames, names) if part.frames else []
     known = [name for name in names if name in CLASSES]
     official = None

@@ -170,18 +170,17 @@ def test_bands_of_points():
     found = batch([(box(10), 0, 0.9), (box(20), 0, 0.8)], [(box(30), 0, 0.7)])
     clouds = [torch.tensor([[10.0, 0, 0]] * 9 + [[20.0, 0, 0]] * 60), torch.tensor([[10.0, 0, 0.5]] * 20)]
     together = PointBatch.from_list(clouds)
-    for points in (together, [PointBatch.from_list(clouds[:1]), PointBatch.from_list(clouds[1:])]):
-        score = evaluate_detection(truth, found, NAMES, ranges=(), points=points)
-        assert score.bands == ("all", "1-9 points", "10-49 points", "50+ points")
-        of_band = {band: score.curve("Car", "3D 0.5", band) for band in score.bands[1:]}
-        assert {band: (c.count, c.true_positives.sum()) for band, c in of_band.items()} == {
-            "1-9 points": (1, 1), "10-49 points": (1, 0), "50+ points": (1, 1),
-        }  # fmt: skip
-        assert sum(len(c.thresholds) for c in of_band.values()) == 2  # the one without points is in no band
-    assert count_points(together, truth).tolist() == [9, 60, 20]
-    for wrong in (PointBatch.from_list(clouds[:1]), PointBatch.from_list([*clouds, clouds[0]])):
-        with pytest.raises(ValueError, match=r"points are of [13] scans, but boxes of 2"):
-            evaluate_detection(truth, found, NAMES, points=wrong)
+    counts = count_points(together, truth), count_points(together, found)
+    assert [count.tolist() for count in counts] == [[9, 60, 20], [9, 60, 0]]
+    score = evaluate_detection(truth, found, NAMES, ranges=(), points=counts)
+    assert score.bands == ("all", "1-9 points", "10-49 points", "50+ points")
+    of_band = {band: score.curve("Car", "3D 0.5", band) for band in score.bands[1:]}
+    assert {band: (c.count, c.true_positives.sum()) for band, c in of_band.items()} == {
+        "1-9 points": (1, 1), "10-49 points": (1, 0), "50+ points": (1, 1),
+    }  # fmt: skip
+    assert sum(len(c.thresholds) for c in of_band.values()) == 2  # the one without points is in no band
+    with pytest.raises(ValueError, match="of 2 objects and 3 detections, but there are 3 and 3"):
+        evaluate_detection(truth, found, NAMES, points=(counts[0][:2], counts[1]))
 
 
 def test_recall_by_distance():
