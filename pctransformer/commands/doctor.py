@@ -84,7 +84,7 @@ OPTIONAL = (
     Package(
         "open3d",
         ("open3d", "open3d-cpu"),
-        "no 3-D windows; pictures fall back to matplotlib",
+        "no generated streets, no 3-D windows; pictures fall back to matplotlib",
         install="pip install open3d",
         libraries=("libusb-1.0.so.0", "libGL.so.1", "libEGL.so.1", "libgomp.so.1", "libX11.so.6"),
         system="apt-get install libusb-1.0-0 libgl1 libegl1 libgomp1 libx11-6 libvulkan1 mesa-vulkan-drivers",

@@ -6,6 +6,7 @@ angles degrees. Solids that touch or overlap are simply stacked on each other wi
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 
 import numpy as np
@@ -58,19 +59,24 @@ def loft(rings: np.ndarray) -> np.ndarray:
         rings: (k, s, 3) corners, ring by ring, k >= 2. Neighbouring rings must run the same way round; the end rings
             must be seen whole from their centre.
     """
-    following = np.roll(rings, -1, axis=1)
-    lower_left, lower_right, upper_left, upper_right = rings[:-1], following[:-1], rings[1:], following[1:]
-    skin = np.stack(
-        [
-            np.stack([lower_left, lower_right, upper_right], axis=2),
-            np.stack([lower_left, upper_right, upper_left], axis=2),
-        ]
-    ).reshape(-1, 3, 3)
-    centres = np.broadcast_to(rings.mean(axis=1, keepdims=True), rings.shape)
-    bottom = np.stack([following[0], rings[0], centres[0]], axis=1)
-    top = np.stack([rings[-1], following[-1], centres[-1]], axis=1)
-    triangles = np.concatenate([skin, bottom, top])
+    count, segments, _ = rings.shape
+    centres = rings[[0, -1]].mean(axis=1)
+    triangles = np.concatenate([rings.reshape(-1, 3), centres])[_faces_of_loft(count, segments)]
     return triangles if signed_volume(triangles - triangles[0, 0]) >= 0 else triangles[:, ::-1]
+
+
+@functools.cache
+def _faces_of_loft(count: int, segments: int) -> np.ndarray:
+    """(T, 3) triangles among the corners of the rings, ring by ring, then the centres of the first and the last."""
+    corner = np.arange(count * segments).reshape(count, segments)
+    following = np.roll(corner, -1, axis=1)
+    lower_left, lower_right, upper_left, upper_right = corner[:-1], following[:-1], corner[1:], following[1:]
+    first = np.stack([lower_left, lower_right, upper_right], axis=2).reshape(-1, 3)
+    second = np.stack([lower_left, upper_right, upper_left], axis=2).reshape(-1, 3)
+    ends = np.full((2, segments), [[corner.size], [corner.size + 1]])
+    bottom = np.stack([following[0], corner[0], ends[0]], axis=1)
+    top = np.stack([corner[-1], following[-1], ends[1]], axis=1)
+    return np.concatenate([first, second, bottom, top])
 
 
 def box(centre: Vector, size: Vector) -> np.ndarray:

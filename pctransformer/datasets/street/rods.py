@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 
 import numpy as np
@@ -39,11 +40,19 @@ def rods(
     outline = circle(segments)
     around = outline[:, :1] * side[:, None] + outline[:, 1:] * up[:, None]  # (n, s, 3)
     rings = ends[:, :, None] + radii[:, :, None, None] * around[:, None]  # (n, 2, s, 3)
-    low, high = rings[:, 0], rings[:, 1]
-    next_low, next_high = np.roll(low, -1, axis=1), np.roll(high, -1, axis=1)
-    bottom, top = (np.broadcast_to(ends[:, i, None], low.shape) for i in (0, 1))
+    corners = np.concatenate([rings.reshape(len(ends), 2 * segments, 3), ends], axis=1)
+    return corners[:, _faces(segments)].reshape(-1, 3, 3)
+
+
+@functools.cache
+def _faces(segments: int) -> np.ndarray:
+    """(4 * segments, 3) triangles among a bar's corners: lower ring, upper ring, middle of the bottom, of the top."""
+    low = np.arange(segments)
+    next_low, high = (low + 1) % segments, low + segments
+    next_high = next_low + segments
+    bottom, top = np.full(segments, 2 * segments), np.full(segments, 2 * segments + 1)
     faces = [(low, next_low, next_high), (low, next_high, high), (next_low, low, bottom), (high, next_high, top)]
-    return np.stack([np.stack(face, axis=2) for face in faces], axis=1).reshape(-1, 3, 3)
+    return np.concatenate([np.stack(face, axis=1) for face in faces])
 
 
 def _cross(a: np.ndarray, b: np.ndarray) -> np.ndarray:
