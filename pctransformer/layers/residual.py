@@ -37,13 +37,13 @@ class DropPath(nn.Module):
         self.share = share
 
     def forward(self, x: Tensor, offsets: Tensor | None = None) -> Tensor:
-        """The shape of x: dense (B, S, C), or packed (N, C) with offsets (B + 1,)."""
+        """The shape of x: dense (B, ..., C), or packed (N, C) with offsets (B + 1,)."""
         if not self.training or not self.share:
             return x
         sequences = x.shape[0] if offsets is None else offsets.shape[0] - 1
         factor = (torch.rand(sequences, device=x.device) >= self.share).type_as(x) / (1 - self.share)
         if offsets is None:
-            return x * factor[:, None, None]
+            return x * factor.view(-1, *[1] * (x.dim() - 1))
         return x * factor.repeat_interleave(offsets.diff(), output_size=x.shape[0])[:, None]
 
     def extra_repr(self) -> str:

@@ -26,7 +26,8 @@ class TokenMixing(nn.Module):
     """The part of a layer that looks across tokens.
 
     Args:
-        mixer: (tokens, valid) -> tokens: a `MultiHeadAttention`, or one of `layers.mixers`.
+        mixer: tokens -> tokens: a `MultiHeadAttention`, one of `layers.mixers` or of `layers.grid_mixers`. It is given
+            `valid`, `offsets` and `positions` where there are any.
         residual: what is around it.
     """
 
@@ -38,8 +39,8 @@ class TokenMixing(nn.Module):
         self, x: Tensor, valid: Tensor | None = None, *, offsets: Tensor | None = None, positions: Tensor | None = None
     ) -> Tensor:
         """All arguments are those of `EncoderLayer`."""
-        where = _given(offsets=offsets, positions=positions)
-        return self.residual(x, lambda x: self.mixer(x, valid, **where), offsets)
+        where = _given(valid=valid, offsets=offsets, positions=positions)
+        return self.residual(x, lambda x: self.mixer(x, **where), offsets)
 
 
 class ChannelMixing(nn.Module):
@@ -85,8 +86,8 @@ class EncoderLayer(nn.Module):
     ) -> Tensor:
         """
         Args:
-            x: tokens, dense (B, S, C) or packed (N, C).
-            valid, offsets, positions: see `MultiHeadAttention`. Other mixers know `valid` alone.
+            x: tokens, dense (B, S, C) or packed (N, C); for grid mixers a map (B, H, W, C).
+            valid, offsets, positions: see `MultiHeadAttention`. Other mixers know `valid` alone, grid mixers none.
         """
         for part in self.parts:
             x = part(x, valid, offsets=offsets, positions=positions)

@@ -40,6 +40,14 @@ def test_drop_path_leaves_out_whole_sequences():
     assert torch.equal(drop.eval()(torch.ones(5, 3, 2)), torch.ones(5, 3, 2))
 
 
+def test_drop_path_of_maps():
+    torch.manual_seed(0)
+    out = DropPath(0.5)(torch.ones(100, 3, 4, 2))
+    of_map = out[:, 0, 0, 0]
+    assert torch.equal(out, of_map[:, None, None, None].expand_as(out))
+    assert of_map.unique().tolist() == [0, 2]
+
+
 def test_drop_path_of_packed_sequences():
     torch.manual_seed(0)
     lengths = [3, 0, 1, 5] * 100
