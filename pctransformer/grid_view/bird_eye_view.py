@@ -9,6 +9,7 @@ from itertools import pairwise
 import torch
 from torch import nn
 
+from pctransformer.grid_view.neck import enlarging
 from pctransformer.grid_view.norm import batch_norm_map
 from pctransformer.ops import _checks
 from pctransformer.voxels import BevMap, Grid
@@ -75,12 +76,7 @@ class BevBackbone(nn.Module):
             for (before, after), stride, count in zip(pairwise([in_channels, *widths]), strides, layers)
         )
         self.ups = nn.ModuleList(
-            nn.Sequential(
-                nn.ConvTranspose2d(width, up_width, up, stride=up, bias=False),
-                batch_norm_map(up_width),
-                nn.ReLU(inplace=True),
-            )
-            for width, up_width, up in zip(widths, up_widths, up_strides)
+            enlarging(width, up_width, up) for width, up_width, up in zip(widths, up_widths, up_strides)
         )
 
     def forward(self, bev: BevMap) -> BevMap:
