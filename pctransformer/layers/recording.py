@@ -100,6 +100,16 @@ class RecordedLayer(nn.Module):
         for recorder in self._recorders:
             recorder.maps.append(AttentionMap(recorder.layer, keys, weights, query_index, key_index))
 
+    def record_mean(self, key_index: Tensor) -> None:
+        """Hand over that each query saw all of its children, and none more than another: convolutions, plain means.
+
+        Args:
+            key_index: (M, k) rows of the children, -1 for none.
+        """
+        real = (key_index >= 0).float()
+        weights = real / real.sum(1, keepdim=True)
+        self.record(weights[:, None, None], "children", key_index=key_index)
+
     def record_maximum(self, candidates: Tensor, key_index: Tensor | None = None) -> None:
         """Hand over which children a maximum over them came from: each one's share of the channels.
 

@@ -80,6 +80,14 @@ class Rules:
         offsets = offsets_of_key(key, len(self.voxels), self.out_grid.shape)
         return pairs, VoxelBatch(coordinates, self.voxels.features.new_empty(len(key), 0), offsets, self.out_grid)
 
+    def seen(self) -> Tensor:
+        """(M, taps) int64: the input row that each output cell sees under each tap, -1 where there is none."""
+        pairs, cells = self.of_torch
+        counts = torch.tensor(pairs.counts, device=cells.device)
+        tap = torch.arange(len(counts), device=cells.device).repeat_interleave(counts)
+        nothing = torch.full((len(cells.coordinates), len(counts)), -1, device=cells.device)
+        return nothing.index_put((pairs.target, tap), pairs.source)
+
 
 class _SparseConvolution(nn.Module):
     """What both kinds share: parameters, the choice of a backend, and both backends."""

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from pctransformer.layers.recording import RecordedLayer
-from pctransformer.layers.sparse_convolution import Rules, SparseConv3d, SubmanifoldConv3d
+from pctransformer.layers.sparse_convolution import SparseConv3d, SubmanifoldConv3d
 from pctransformer.ops import _checks, gather, scatter
 from pctransformer.points import PointBatch, padded_rows
 from pctransformer.voxels import Grid, VoxelBatch, cell_key, cells_of_key, offsets_of_key
@@ -40,30 +40,16 @@ class SparseStage(RecordedLayer):
     def forward(self, voxels: VoxelBatch) -> VoxelBatch:
         """The cells of this stage with `out_dim` features."""
         rules = self.enter.rules(voxels)
-        self._record(rules)
+        if self.is_recorded:
+            self.record_mean(rules.seen())
         voxels = self.enter(voxels, rules)
         voxels = voxels.replace(features=self.enter_norm(voxels.features).relu())
         if isinstance(self.enter, SparseConv3d):
             rules = self.stay.rules(voxels)
-        self._record(rules)
+        if self.is_recorded:
+            self.record_mean(rules.seen())
         voxels = self.stay(voxels, rules)
         return voxels.replace(features=self.stay_norm(voxels.features).relu())
-
-    def _record(self, rules: Rules) -> None:
-        if not self.is_recorded:
-            return
-        pairs, cells = rules.of_torch
-        counts = torch.tensor(pairs.counts, device=cells.device)
-        tap = torch.arange(len(counts), device=cells.device).repeat_interleave(counts)
-        seen = torch.full((len(cells.coordinates), len(counts)), -1, device=cells.device)
-        seen = seen.index_put((pairs.target, tap), pairs.source)
-        self.record(_even(seen), "children", key_index=seen)
-
-
-def _even(index: Tensor) -> Tensor:
-    """(M, 1, 1, K) weights of one head: the keys (M, K) of each query that are not -1 share alike."""
-    real = (index >= 0).float()
-    return (real / real.sum(1, keepdim=True))[:, None, None]
 
 
 class SparseStem(RecordedLayer):
@@ -111,7 +97,7 @@ class SparseStem(RecordedLayer):
             counts = nn.functional.pad(torch.bincount(cell_of_point, minlength=len(found)).cumsum(0), (1, 0))
             rows = padded_rows(counts)  # (M, most points of a cell)
             members = gather(cell_of_point.argsort(stable=True)[:, None], rows)[..., 0].masked_fill(rows < 0, -1)
-            self.record(_even(members), "children", key_index=members)
+            self.record_mean(members)
         offsets = offsets_of_key(found, len(batch), grid.shape)
         return VoxelBatch(cells_of_key(found, grid.shape), features, offsets, grid)
 
