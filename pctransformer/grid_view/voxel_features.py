@@ -1,7 +1,8 @@
-"""From points to the features of the cells that hold them: their mean, or a small PointNet on pillars."""
+"""From points to the features of the cells that hold them: their mean, or a small PointNet on each."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal
 
 import torch
@@ -10,7 +11,7 @@ from torch import Tensor, nn
 from pctransformer.grid_view.norm import batch_norm_rows, normalized
 from pctransformer.ops import _checks, gather, scatter, voxelize
 from pctransformer.points import PointBatch
-from pctransformer.voxels import Grid, VoxelBatch
+from pctransformer.voxels import Grid, VoxelBatch, occupied_cells
 
 
 class MeanVoxelFeatures(nn.Module):
@@ -96,14 +97,8 @@ class PillarFeatures(nn.Module):
         coordinates, offsets, pillar, counts = voxelize(
             points.xyz, points.offsets, self.grid.low, self.grid.voxel_size, self.grid.shape, max_points=self.max_points
         )
-        inside = (pillar >= 0).nonzero()[:, 0]
-        pillar = pillar.index_select(0, inside)  # (N,) of the points that count
-        channels = _all_channels(points).index_select(0, inside)  # (N, 3 + C)
-        with torch.autocast(channels.device.type, enabled=False):
-            xyz = channels[:, :3]
-            mean = scatter(xyz, pillar, len(coordinates), "mean")
-            middle = self.grid.centers(coordinates[:, 1:])
-            around = torch.cat([channels, xyz - gather(mean, pillar), xyz - gather(middle, pillar)], 1)
+        with torch.autocast(points.device.type, enabled=False):
+            around, pillar = _in_their_cells(points, coordinates, pillar, self.grid)
             hidden = self.linear(around)  # (N, out_channels)
             if self.max_points is None:
                 hidden = normalized(self.norm, hidden).relu()
@@ -124,6 +119,68 @@ class PillarFeatures(nn.Module):
 
     def extra_repr(self) -> str:
         return f"{self.grid.shape}, max_points={self.max_points}, backend={self.backend!r}"
+
+
+class DynamicVoxelFeatures(nn.Module):
+    """A PointNet on the points of each cell, cells of any height, in layers that know what the one before found.
+
+    Points enter as in `PillarFeatures`. Every layer is linear, BatchNorm, ReLU; behind each but the last a point is
+    joined by the maximum over its cell, and the maximum behind the last is the cell's. All points in the range count.
+    It is computed in float32, under autocast too, as `PillarFeatures` is.
+
+    Args:
+        in_channels: channels of the points, 3 + C.
+        widths: channels behind each layer, what is joined included: all but the last are even, and half of them is the
+            layer's own.
+        grid: points outside of it are left out.
+
+    Source: the layers of Zhou and Tuzel, VoxelNet, 2018, section 2.1.1, on the dynamic voxels of Zhou et al.,
+    Multi-view fusion, 2020; in the form of SST's and DSVT's code, which has two layers.
+    """
+
+    def __init__(self, in_channels: int, widths: Sequence[int] = (192, 192), *, grid: Grid) -> None:
+        super().__init__()
+        for i, width in enumerate(widths):
+            _checks.integer(width, "widths", 1)
+            if i + 1 < len(widths) and width % 2:
+                raise ValueError(f"all widths but the last must be even, got {tuple(widths)}")
+        own = [*(width // 2 for width in widths[:-1]), widths[-1]]
+        self.grid, self.out_channels = grid, widths[-1]
+        self.linears = nn.ModuleList(
+            nn.Linear(before, after, bias=False) for before, after in zip([in_channels + 6, *widths], own)
+        )
+        self.norms = nn.ModuleList(batch_norm_rows(width) for width in own)
+
+    def forward(self, points: PointBatch) -> VoxelBatch:
+        """Cells with `out_channels` features. On CUDA this waits for the device, which knows how many there are."""
+        coordinates, offsets, cell = occupied_cells(points, self.grid)
+        with torch.autocast(points.device.type, enabled=False):
+            x, cell = _in_their_cells(points, coordinates, cell, self.grid)
+            found: Tensor | None = None  # (M, width) of the cells
+            for linear, norm in zip(self.linears, self.norms):
+                if found is not None:
+                    x = torch.cat([x, gather(found, cell)], 1)
+                x = normalized(norm, linear(x)).relu()
+                found = scatter(x, cell, len(coordinates), "max")
+        assert found is not None
+        return VoxelBatch(coordinates, found, offsets, self.grid)
+
+    def extra_repr(self) -> str:
+        return f"{self.grid.shape}"
+
+
+def _in_their_cells(points: PointBatch, coordinates: Tensor, cell: Tensor, grid: Grid) -> tuple[Tensor, Tensor]:
+    """The points that are in a cell, and the row of it: cell (N,) of all points, -1 for none, becomes (n,).
+
+    Of each point (n, 3 + C + 6): its channels, its offset from the mean of its cell's points, and from the middle.
+    """
+    inside = (cell >= 0).nonzero()[:, 0]
+    cell = cell.index_select(0, inside)
+    channels = _all_channels(points).index_select(0, inside)
+    xyz = channels[:, :3]
+    mean = scatter(xyz, cell, len(coordinates), "mean")
+    middle = grid.centers(coordinates[:, 1:])
+    return torch.cat([channels, xyz - gather(mean, cell), xyz - gather(middle, cell)], 1), cell
 
 
 def _all_channels(points: PointBatch) -> Tensor:

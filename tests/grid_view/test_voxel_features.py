@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.nn import functional
 
-from pctransformer.grid_view.voxel_features import MeanVoxelFeatures, PillarFeatures
+from pctransformer.grid_view.voxel_features import DynamicVoxelFeatures, MeanVoxelFeatures, PillarFeatures
 from pctransformer.points import PointBatch
 from pctransformer.voxels import Grid, VoxelBatch
 from tests.grid_view.small import clouds
@@ -178,3 +178,77 @@ class TestPillars:
             PillarFeatures(4, grid=GRID)
         with pytest.raises(ValueError, match="max_points"):
             PillarFeatures(4, grid=PILLARS, max_points=0)
+
+
+class TestDynamic:
+    def layers(self, widths: tuple[int, ...] = (12, 10)) -> DynamicVoxelFeatures:
+        """With norms that have learned something."""
+        torch.manual_seed(0)
+        made = DynamicVoxelFeatures(4, widths, grid=GRID)
+        for norm in made.norms:
+            torch.nn.init.normal_(norm.weight)
+            torch.nn.init.normal_(norm.bias)
+            norm.running_mean.normal_()
+            norm.running_var.uniform_(0.5, 2)
+        return made
+
+    @pytest.mark.parametrize("widths", [(10,), (12, 10), (8, 12, 6)])
+    def test_cell_by_cell(self, widths):
+        features = self.layers(widths).eval()
+        found = features(POINTS)
+        count = 0
+        for b, cloud in enumerate(rows_of(POINTS)):
+            place = ((cloud[:, :3] - torch.tensor(GRID.low)) / 0.5).floor()
+            for (_, *cell), center, ours in zip(
+                *(of[found.batch_index == b] for of in (found.coordinates, found.centers, found.features))
+            ):
+                members = cloud[(place.flip(1) == torch.stack(cell)).all(1)]
+                mean = members[:, :3].mean(0)
+                x = torch.cat([members, members[:, :3] - mean, members[:, :3] - center], 1)
+                for i, (linear, norm) in enumerate(zip(features.linears, features.norms)):
+                    if i:
+                        x = torch.cat([x, x.amax(0).expand(len(x), -1)], 1)
+                    x = norm(linear(x)).relu()
+                torch.testing.assert_close(ours, x.amax(0), rtol=1e-4, atol=1e-5)
+                count += 1
+        assert count == len(found.coordinates) > 100
+        assert torch.equal(found.coordinates, MeanVoxelFeatures(GRID)(POINTS).coordinates)
+
+    def test_the_published_layers(self):
+        """DSVT's: 10 to 96, joined by 96, to 192."""
+        features = DynamicVoxelFeatures(4, grid=GRID)
+        assert [tuple(linear.weight.shape) for linear in features.linears] == [(96, 10), (192, 192)]
+
+    def test_one_layer_on_pillars_is_pillar_features(self):
+        pillars = layer().eval()
+        features = DynamicVoxelFeatures(4, (16,), grid=PILLARS).eval()
+        features.linears[0].load_state_dict(pillars.linear.state_dict())
+        features.norms[0].load_state_dict(pillars.norm.state_dict())
+        assert torch.equal(features(POINTS).features, pillars(POINTS).features)
+
+    @pytest.mark.parametrize("lengths", [(0,), (1,), (0, 3)])
+    def test_clouds_of_next_to_nothing(self, lengths):
+        features = self.layers()
+        found = features(clouds(lengths, GRID.low, GRID.high))
+        assert found.features.isfinite().all()
+        found.features.sum().backward()
+        assert all(parameter.grad.isfinite().all() for parameter in features.parameters())
+
+    def test_it_repeats_exactly(self, deterministic_algorithms):
+        def gradients() -> list[torch.Tensor]:
+            features = self.layers()
+            features(POINTS).features.square().sum().backward()
+            return [parameter.grad for parameter in features.parameters()]
+
+        assert all(gradient.any() for gradient in gradients())
+        assert all(map(torch.equal, gradients(), gradients()))
+
+    def test_autocast_leaves_it_in_float32(self):
+        features = self.layers().eval()
+        with torch.autocast("cpu", torch.bfloat16):
+            found = features(POINTS).features
+        assert torch.equal(found, features(POINTS).features)
+
+    def test_odd_widths(self):
+        with pytest.raises(ValueError, match="must be even"):
+            DynamicVoxelFeatures(4, (7, 8), grid=GRID)
