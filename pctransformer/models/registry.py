@@ -62,6 +62,7 @@ _POINT_MAE = "Pang et al., Masked Autoencoders for Point Cloud Self-supervised L
 _POINT_VIT = "after Dosovitskiy et al., An Image is Worth 16x16 Words, 2021, arXiv:2010.11929"
 _POINTPILLARS = "Lang et al., PointPillars, 2019, arXiv:1812.05784"
 _SECOND = "Yan et al., SECOND: Sparsely Embedded Convolutional Detection, 2018, Sensors 18(10)"
+_VOXEL_TRANSFORMER = "after Liu et al., Swin Transformer, 2021, and Wang et al., DSVT, 2023, arXiv:2301.06051"
 _OPENPCDET = "github.com/open-mmlab/OpenPCDet"
 _POINT_GPT = "Chen et al., PointGPT, 2023, arXiv:2305.11487"
 
@@ -274,6 +275,38 @@ _MODELS = {
             "second",
             "SECOND of half the width on coarser voxels for training on a CPU",
             _SECOND,
+            task="detection",
+            graph="pieces",
+        ),
+        ModelInfo(
+            "voxel_transformer",
+            "voxel_transformer",
+            "attention in shifted windows of voxels, joined along z, then convolutions on a map seen from above",
+            _VOXEL_TRANSFORMER,
+            task="detection",
+            graph="pieces",
+        ),
+        ModelInfo(
+            "voxel_transformer_small",
+            "voxel_transformer",
+            "voxel transformer of a third of the width on coarser voxels for training on a CPU",
+            _VOXEL_TRANSFORMER,
+            task="detection",
+            graph="pieces",
+        ),
+        ModelInfo(
+            "pillar_transformer",
+            "voxel_transformer",
+            "attention in shifted windows of pillars, then convolutions on a map seen from above",
+            _VOXEL_TRANSFORMER,
+            task="detection",
+            graph="pieces",
+        ),
+        ModelInfo(
+            "pillar_transformer_small",
+            "voxel_transformer",
+            "pillar transformer of a third of the width on coarser pillars for training on a CPU",
+            _VOXEL_TRANSFORMER,
             task="detection",
             graph="pieces",
         ),

@@ -13,6 +13,7 @@ _PATCHES = {"dim": 24, "depth": 2, "num_heads": 3, "num_patches": 10, "patch_siz
 _ANCHORS = [(2.0, 1.0, 1.0, -1.0, 0.6, 0.45)] * 5
 _RANGE = (0, -4, -3, 8, 4, 1)
 _SERIALIZED = {"dims": (16, 32, 48), "depths": (1, 2, 1), "patch_size": 16, "cell_size": 0.1}
+_WINDOWS = {"anchors": _ANCHORS, "point_range": _RANGE, "dim": 16, "num_heads": 2}
 
 SIZES: dict[str, dict[str, Any]] = {
     "pct": {"dim": 32, "width": 64, "tokens": (32, 16), "k": 8},
@@ -32,6 +33,10 @@ SIZES: dict[str, dict[str, Any]] = {
     "pointpillars_small": {"anchors": _ANCHORS, "point_range": _RANGE, "voxel_size": (0.5, 0.5)},
     "second": {"anchors": _ANCHORS, "point_range": _RANGE, "voxel_size": (0.25, 0.25, 0.1)},
     "second_small": {"anchors": _ANCHORS, "point_range": _RANGE, "voxel_size": (0.25, 0.25, 0.2)},
+    "voxel_transformer": _WINDOWS | {"voxel_size": (1, 1, 0.125)},
+    "voxel_transformer_small": {"anchors": _ANCHORS, "point_range": _RANGE, "voxel_size": (0.5, 0.5, 0.5)},
+    "pillar_transformer": _WINDOWS | {"voxel_size": (1, 1)},
+    "pillar_transformer_small": {"anchors": _ANCHORS, "point_range": _RANGE, "voxel_size": (0.5, 0.5)},
 }
 """Options by which models are smaller than published; the others are quick as they are."""
 
