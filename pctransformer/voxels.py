@@ -86,6 +86,11 @@ class Grid:
         )
         return x, y, z
 
+    def flattened(self) -> Grid:
+        """The same columns, each of one cell over the whole height."""
+        x, y, z = self.voxel_size
+        return Grid(self.low, (x, y, z * self.shape[0]), (1, *self.shape[1:]))
+
     def cells(self, xyz: Tensor) -> tuple[Tensor, Tensor]:
         """The cell of each point.
 
@@ -310,9 +315,7 @@ class BevMap:
         """
         if tokens.features is None:
             raise ValueError("tokens must have features to put on a map, got a batch of bare points")
-        flat = dataclasses.replace(
-            grid, voxel_size=(*grid.voxel_size[:2], grid.voxel_size[2] * grid.shape[0]), shape=(1, *grid.shape[1:])
-        )
+        flat = grid.flattened()
         coordinates, _, column = occupied_cells(tokens, flat)
         features = scatter(tokens.features, column, len(coordinates), reduce)
         dense = _dense(features, cell_key(coordinates.long(), flat.shape), (len(tokens), *grid.shape[1:]))

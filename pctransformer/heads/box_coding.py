@@ -1,4 +1,5 @@
-"""Boxes as numbers that a network can learn: relative to an anchor, or to the cell of a map that holds the centre."""
+"""Boxes as numbers that a network can learn: relative to an anchor, to the cell of a map that holds the centre, or to
+any point."""
 
 from __future__ import annotations
 
@@ -103,3 +104,33 @@ def decode_centers(codes: Tensor, column: Tensor, grid: Grid) -> Tensor:
     center = (column.flip(-1) + codes[..., :2]) * size + low
     heading = torch.atan2(codes[..., 7:], codes[..., 6:7])
     return torch.cat([center, codes[..., 2:3], codes[..., 3:6].clamp(max=_LARGEST_SIZE).exp(), heading], -1)
+
+
+def encode_around(boxes: Tensor, point: Tensor) -> Tensor:
+    """Boxes relative to points, whatever their distance.
+
+        x - x_p, y - y_p, z - z_p    metres
+        log dx, log dy, log dz       of metres
+        cos heading, sin heading
+
+    Args:
+        boxes: (..., 7) as in `BoxBatch`, sizes above 0.
+        point: (..., 3) metres; of a shape that broadcasts.
+
+    Returns:
+        (..., 8) codes.
+
+    Source: Misra et al., 3DETR, 2021, section 3.3, with the angle as CenterPoint has it, in place of bins.
+    """
+    center, heading = boxes[..., :3] - point, boxes[..., 6:]
+    others = torch.cat([boxes[..., 3:6].log(), heading.cos(), heading.sin()], -1)
+    return torch.cat([center, others.expand(*center.shape[:-1], 5)], -1)
+
+
+def decode_around(codes: Tensor, point: Tensor) -> Tensor:
+    """Boxes (..., 7) from codes (..., 8) and points (..., 3), the inverse of `encode_around`.
+
+    Sizes are at most a kilometre, so that no output of a network overflows. Headings are in [-pi, pi].
+    """
+    heading = torch.atan2(codes[..., 7:], codes[..., 6:7])
+    return torch.cat([codes[..., :3] + point, codes[..., 3:6].clamp(max=_LARGEST_SIZE).exp(), heading], -1)

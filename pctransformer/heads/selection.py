@@ -26,7 +26,7 @@ def top_candidates(logits: Tensor, count: int) -> Tensor:
     wrong = logits.isnan().sum(1).tolist()
     if any(wrong):
         cloud = next(b for b, number in enumerate(wrong) if number)
-        raise ValueError(_diverged(f"{wrong[cloud]} of {logits.shape[1]} scores of cloud {cloud} are NaN"))
+        raise ValueError(diverged(f"{wrong[cloud]} of {logits.shape[1]} scores of cloud {cloud} are NaN"))
     return logits.topk(min(count, logits.shape[1])).indices.sort(1).values
 
 
@@ -68,12 +68,13 @@ def detections(
     )
     wrong = int((~batch.boxes.isfinite().all(1)).sum())
     if wrong:
-        raise ValueError(_diverged(f"{wrong} of {len(rows)} boxes that score enough are NaN or infinite"))
+        raise ValueError(diverged(f"{wrong} of {len(rows)} boxes that score enough are NaN or infinite"))
     assert batch.scores is not None
     return batch.take(*box_nms(batch.boxes, offsets, batch.scores, nms_threshold, max_outputs=max_outputs))
 
 
-def _diverged(what: str) -> str:
+def diverged(what: str) -> str:
+    """What is said of outputs that are no numbers."""
     return (
         f"{what}: the input holds NaN, or the model has diverged in training; see whether its loss stayed finite, and"
         " train with a lower learning rate or in float32"

@@ -10,7 +10,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor, nn
@@ -199,8 +199,11 @@ class Trainer:
     def _backward(self, batch: Batch, epoch: int, step: int) -> dict[str, float]:
         device = self.world.device
         batch = tuple(part.to(device, non_blocking=True) for part in batch)
-        with torch.autocast(device.type, torch.bfloat16, enabled=self.settings.precision == "bf16"):
-            losses = self.task.loss(self.wrapped, batch)
+        try:
+            with torch.autocast(device.type, torch.bfloat16, enabled=self.settings.precision == "bf16"):
+                losses = self.task.loss(self.wrapped, batch)
+        except FloatingPointError as error:  # of losses that cannot be computed from what is no number
+            self._stop(epoch, step, str(error))
         values = dict(zip(losses, torch.stack([loss.detach().float() for loss in losses.values()]).tolist()))
         if not all(math.isfinite(value) for value in values.values()):
             self._stop(epoch, step, ", ".join(f"{name} {value}" for name, value in values.items()))
@@ -222,7 +225,7 @@ class Trainer:
         warmup = min(round(self.settings.warmup_epochs * self.batches.steps), total // 2)
         return learning_rate(step, total, warmup, self.settings)
 
-    def _stop(self, epoch: int, step: int, what: str) -> None:
+    def _stop(self, epoch: int, step: int, what: str) -> NoReturn:
         """Say where a training broke."""
         bad = [name for name, p in self.model.named_parameters() if not p.isfinite().all()]
         bad += [f"gradient of {n}" for n, p in self.model.named_parameters() if _broken(p.grad)]

@@ -9,9 +9,11 @@ from hypothesis import strategies as st
 
 from pctransformer.heads.box_coding import (
     DIRECTION_OFFSET,
+    decode_around,
     decode_boxes,
     decode_centers,
     direction_of,
+    encode_around,
     encode_boxes,
     encode_centers,
     turn_to,
@@ -98,3 +100,25 @@ def test_centers_are_in_the_cells_that_points_there_are_in():
     assert torch.equal(inside, in_grid)
     assert torch.equal(column, cells[:, 1:])
     assert 0 < int(inside.sum()) < 500
+
+
+# ---- relative to points ----------------------------------------------------------------------------------------------
+def test_codes_around_a_point_by_hand():
+    codes = encode_around(torch.tensor([10.0, 2, -1, 3, 4, 1, math.pi / 2]), torch.tensor([8.0, 3, 0]))
+    assert codes.tolist() == pytest.approx([2, -1, -1, math.log(3), math.log(4), 0, 0, 1], abs=1e-6)
+
+
+@given(box, st.tuples(metres, metres, metres))
+def test_decoding_around_a_point_undoes_encoding(one, point):
+    boxes, points = torch.tensor([one]).double(), torch.tensor([point]).double()
+    decoded = decode_around(encode_around(boxes, points), points)
+    torch.testing.assert_close(decoded[:, :6], boxes[:, :6])
+    assert angle_between(decoded[:, 6], boxes[:, 6]).item() == pytest.approx(0, abs=1e-9)
+
+
+def test_each_box_around_each_point():
+    boxes, points = torch.rand(4, 1, 7) + 1, torch.rand(5, 3)
+    codes = encode_around(boxes, points)
+    assert codes.shape == (4, 5, 8)
+    assert torch.equal(codes[2, 3], encode_around(boxes[2, 0], points[3]))
+    assert decode_around(torch.full((8,), 1e4), points[0])[3:6].tolist() == pytest.approx([1000] * 3)

@@ -6,7 +6,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from pctransformer.heads.losses import box_code_loss, heatmap_focal_loss, sigmoid_focal_loss
+from pctransformer.heads.losses import box_code_loss, heatmap_focal_loss, sigmoid_focal_loss, turned_giou
+from pctransformer.ops import box_iou
+from tests.heads.boxes import FEW_RANGE, random_objects
 
 LOGITS = torch.tensor([-9.0, -2.19, -0.5, 0.0, 0.3, 4.0, 12.0], dtype=torch.float64)
 
@@ -86,3 +88,47 @@ def test_no_logit_is_too_large():
         assert grad.isfinite().all()
         assert grad[1] < 0 < grad[2]  # the wrong ones still learn
         assert grad[0] == grad[3] == 0
+
+
+# ---- overlap ---------------------------------------------------------------------------------------------------------
+def test_overlap_by_hand():
+    """Cubes of a metre: the same, half in each other, apart by one, one of eight times the volume around the other."""
+    cube = torch.tensor([5.0, 5, 0, 1, 1, 1, 0])
+    others = cube + torch.tensor([[0.0] * 7, [0.5, *[0] * 6], [0, 2, *[0] * 5], [0, 0, 0, 1, 1, 1, 0]])
+    assert turned_giou(others, cube).tolist() == pytest.approx([1, 0.5 / 1.5, -1 / 3, 1 / 8])
+    assert turned_giou(cube[None], others).tolist() == pytest.approx([1, 0.5 / 1.5, -1 / 3, 1 / 8])
+
+
+def test_overlap_is_exact_where_headings_agree():
+    boxes, others = (random_objects([40], (0, 0, 0, 1, 1, 0.5), seed).boxes for seed in (0, 1))
+    others[:, 6] = boxes[:, 6]
+    x, y, z = (others[:, :3] - boxes[:, :3]).unbind(1)
+    c, s = boxes[:, 6].cos(), boxes[:, 6].sin()
+    between = torch.stack([x * c + y * s, y * c - x * s, z], 1).abs() + (boxes[:, 3:6] + others[:, 3:6]) / 2
+    hull = torch.maximum(between, torch.maximum(boxes[:, 3:6], others[:, 3:6])).prod(1)
+    iou = box_iou(boxes, others, aligned=True)
+    volume = boxes[:, 3:6].prod(1) + others[:, 3:6].prod(1)
+    union = volume / (1 + iou)
+    assert (iou > 0).sum() > 20
+    torch.testing.assert_close(turned_giou(others, boxes), iou - 1 + union / hull, rtol=1e-4, atol=1e-4)
+
+
+def test_overlap_does_not_depend_on_how_the_scene_lies_nor_on_the_heading_of_the_box():
+    boxes, others = (random_objects([20], FEW_RANGE, seed).boxes for seed in (0, 1))
+    expected = turned_giou(others, boxes)
+    angle = torch.tensor(0.7)
+    turn = torch.tensor([[angle.cos(), angle.sin()], [-angle.sin(), angle.cos()]])
+    turned = [torch.cat([b[:, :2] @ turn, b[:, 2:6], b[:, 6:] + angle], 1) for b in (others, boxes)]
+    torch.testing.assert_close(turned_giou(*turned), expected, rtol=1e-4, atol=1e-5)
+    reversed_ = torch.cat([others[:, :6], others[:, 6:] + 1], 1)
+    assert torch.equal(turned_giou(reversed_, boxes), expected)
+    assert (expected > -1).all()
+
+
+def test_gradients_of_the_overlap_pull_boxes_together():
+    boxes = random_objects([6], FEW_RANGE, 0).boxes.double().requires_grad_()
+    target = random_objects([6], FEW_RANGE, 1).boxes.double()
+    assert torch.autograd.gradcheck(lambda rows: turned_giou(rows, target), [boxes])
+    turned_giou(boxes, target).sum().backward()
+    apart = target[:, :2] - boxes[:, :2].detach()
+    assert ((boxes.grad[:, :2] * apart).sum(1) > 0).all()

@@ -185,6 +185,14 @@ def test_a_loss_that_is_no_number_stops_and_says_where(tmp_path, bad):
     assert last(tmp_path / "run").about["progress"]["epoch"] == 1
 
 
+def test_a_loss_that_cannot_be_computed_stops_too(tmp_path):
+    def loss(model, batch):
+        raise FloatingPointError("nothing can be matched")
+
+    with pytest.raises(NonFiniteLoss, match=r"epoch 1, step 1 of 5: nothing can be matched.*no weight.*--lr"):
+        trainer(tmp_path / "run", of=dataclasses.replace(task(), loss=loss)).fit()
+
+
 def test_a_gradient_that_is_no_number_stops_before_it_spoils_the_weights(tmp_path):
     breaking = task()
 
