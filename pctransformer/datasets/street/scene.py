@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 SENSOR_HEIGHT = 1.73
 """Metres above the road, on KITTI's car."""
+SENSOR_RISE = -0.0075
+"""Of the scanner's own axis ahead against the road: in 33 frames of KITTI roads rise by that much ahead of it."""
 _MAKERS: dict[str, Callable[[Draw, Size], Parts]] = {
     "Car": vehicles.car,
     "Van": vehicles.van,
@@ -65,13 +67,14 @@ class Pose(NamedTuple):
 
 
 def scanner_pose(draw: Draw, street: Street) -> Pose:
-    """On the roof of a car that stands as its road slopes, and nods and rolls by less than a degree."""
+    """On the roof of a car that stands as its road slopes, nose down, and nods and rolls by less than a degree."""
     ground, t, yaw = street.ground, street.own_t, street.own_heading
     forward, left = np.array([np.cos(yaw), np.sin(yaw)]), np.array([-np.sin(yaw), np.cos(yaw)])
     rises = []
-    for direction, half in ((forward, 1.4), (left, 0.8)):
+    for direction, half, mounted in ((forward, 1.4, SENSOR_RISE), (left, 0.8, 0.0)):
         (x0, y0), (x1, y1) = (np.array([0, t]) + side * half * direction for side in (-1, 1))
-        rises.append((ground.height(x1, y1) - ground.height(x0, y0)) / (2 * half) + np.deg2rad(0.35) * draw.normal())
+        slope = (ground.height(x1, y1) - ground.height(x0, y0)) / (2 * half)
+        rises.append(slope + mounted + np.deg2rad(0.35) * draw.normal())
     ahead = np.array([*forward, rises[0]]) / np.hypot(1, rises[0])
     aside = np.array([*left, rises[1]])
     aside -= ahead * (aside @ ahead)

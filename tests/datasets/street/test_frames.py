@@ -47,7 +47,7 @@ def test_a_camera_view_is_what_the_camera_sees_of_the_whole_sweep(made):
         view = one.frame.read_points()
         # where two surfaces touch, which of them a pulse meets depends on what else there is
         same = len(set(map(bytes, points)) & set(map(bytes, view)))
-        assert same >= 0.999 * max(len(points), len(view))
+        assert same >= 0.998 * max(len(points), len(view))
         np.testing.assert_array_equal(whole.boxes, one.frame.boxes)
 
 

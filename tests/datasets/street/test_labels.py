@@ -10,7 +10,7 @@ pytest.importorskip("open3d")
 from pctransformer.datasets.kitti.calibration import USUAL_IMAGE_SIZE
 from pctransformer.datasets.street.frames import CALIBRATION
 from pctransformer.datasets.street.ground import Ground
-from pctransformer.datasets.street.labels import label_things
+from pctransformer.datasets.street.labels import LABEL_LIFT, label_things
 from pctransformer.datasets.street.layout import Street, Thing
 from pctransformer.datasets.street.scene import Pose, Scene
 
@@ -45,7 +45,7 @@ def test_a_car_in_the_open():
     assert objects.truncated[0] == 0
     assert objects.occluded[0] == 0
     np.testing.assert_allclose(objects.dimensions[0], [1.5, 1.7, 4.0])
-    np.testing.assert_allclose(objects.locations[0], [0, 1.65, 19.73], atol=1e-9)  # the camera is 0.27 m ahead
+    np.testing.assert_allclose(objects.locations[0], [0, 1.65 - LABEL_LIFT, 19.73], atol=1e-9)  # 0.27 m ahead
     assert objects.rotation_y[0] == pytest.approx(-np.pi / 2, abs=1e-4)
     assert objects.alpha[0] == pytest.approx(-np.pi / 2, abs=1e-4)
     # its rear, 1.7 m wide and 17.73 m ahead, is the widest that is seen; the second camera of KITTI is 6 cm to the left
