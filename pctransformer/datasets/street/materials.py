@@ -15,7 +15,7 @@ class Material(NamedTuple):
     Attributes:
         reflectance: intensity that comes back from a surface met head-on, in [0, 1] as KITTI's files have it.
         gloss: intensity falls with the cosine of the angle of incidence to this power, and the share of pulses that
-            come back with an eighth of it: 0 for a rough surface, high for one that mirrors the light away.
+            come back with a fourteenth of it: 0 for a rough surface, high for one that mirrors the light away.
         lost: share of the pulses that do not come back, however near.
     """
 
@@ -30,7 +30,7 @@ Parts = list[tuple[Material, np.ndarray]]
 ASPHALT = Material(0.25, 0.0, 0.01)
 PAVING = Material(0.29, 0.0, 0.01)
 GRASS = Material(0.38, 0.0, 0.01)
-GLASS = Material(0.06, 4.0, 0.80)
+GLASS = Material(0.06, 4.0, 0.72)
 RUBBER = Material(0.12, 0.4, 0.10)
 STEEL = Material(0.30, 1.0, 0.05)
 CHROME = Material(0.35, 2.0, 0.15)

@@ -94,7 +94,7 @@ def scan(scene: Scene, generator: torch.Generator, *, camera_view: bool) -> Retu
     reflectance, gloss, lost = scene.materials[scene.material[triangle]].T
     # power falls with the square of the distance; with the cosine it falls little, as surfaces are rough
     reach = _REACH * np.sqrt(np.maximum(reflectance, _LEAST) / 0.1) * np.maximum(cosine, 1e-3) ** 0.12
-    chance = (1 - lost) * cosine ** (gloss / 8) / (1 + (distance / reach) ** 6)
+    chance = (1 - lost) * cosine ** (gloss / 14) / (1 + (distance / reach) ** 6)
     back = lose[sent] < chance
     sent, distance, triangle = sent[back], distance[back], triangle[back]
     rays = rays[sent]
