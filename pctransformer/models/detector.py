@@ -10,17 +10,21 @@ from torch import Tensor, nn
 from pctransformer.boxes import BoxBatch
 from pctransformer.heads.anchor import KITTI_ANCHORS, AnchorClass, AnchorHead, AnchorOutput
 from pctransformer.heads.center import CenterHead, CenterOutput
+from pctransformer.heads.object_queries import HeatmapQueries
+from pctransformer.heads.query import QueryHead, QueryOutput
 from pctransformer.points import PointBatch
 from pctransformer.voxels import BevMap, Grid
 
 Range = tuple[float, float, float, float, float, float]
 """(x, y, z) of the lowest corner of what is looked at, then of the highest, metres."""
-Head = Literal["anchor", "center"]
-Output = AnchorOutput | CenterOutput
+Head = Literal["anchor", "center", "query"]
+Output = AnchorOutput | CenterOutput | QueryOutput
+
+_NUM_QUERIES = 100  # KITTI's scans hold at most some twenty objects, streets some fifty
 
 
 class DetectionHead(Protocol):
-    """What `AnchorHead` and `CenterHead` have in common."""
+    """What `AnchorHead`, `CenterHead` and `QueryHead` have in common."""
 
     @property
     def num_classes(self) -> int:
@@ -100,22 +104,27 @@ def detection_head(
     """The head that a detector's options ask for.
 
     Args:
-        kind: boxes measured from anchors, or from the centres of objects.
+        kind: boxes measured from anchors; from the centres of objects; or from queries, a hundred at the peaks of a
+            heat map, which look at the map in three decoder layers and need no suppression.
         in_channels: of the map.
         num_classes: classes of boxes, at least 1.
         anchors: a row of `AnchorClass` for each class; None: KITTI's Car, Pedestrian and Cyclist.
         point_range: over which anchors are spread.
-        center_channels: of the hidden layers of a head on centres.
+        center_channels: of the hidden layers of a head on centres; queries have twice as many, but 64 at least.
 
     Raises:
         ValueError: there is not one anchor for each class, or there are anchors for a head that has none.
     """
+    if kind not in ("anchor", "center", "query"):
+        raise ValueError(f'head must be "anchor", "center" or "query", got {kind!r}')
+    if kind != "anchor" and anchors is not None:
+        raise ValueError(f'a head of kind "{kind}" has no anchors; leave them out, or use head="anchor"')
     if kind == "center":
-        if anchors is not None:
-            raise ValueError('a head on centres has no anchors; leave them out, or use head="anchor"')
         return CenterHead(in_channels, num_classes=num_classes, channels=center_channels)
-    if kind != "anchor":
-        raise ValueError(f'head must be "anchor" or "center", got {kind!r}')
+    if kind == "query":
+        dim = max(64, 2 * center_channels)
+        queries = HeatmapQueries(_NUM_QUERIES, in_channels, dim, num_classes=num_classes)
+        return QueryHead(in_channels, num_classes=num_classes, queries=queries, dim=dim)
     for row in anchors or ():
         if len(row) != len(AnchorClass._fields):
             raise ValueError(f"an anchor is {', '.join(AnchorClass._fields)}, in metres; got {tuple(row)}")
@@ -124,7 +133,7 @@ def detection_head(
         known = "KITTI's classes have 3 anchors" if anchors is None else f"there are {len(rows)} anchors"
         raise ValueError(
             f"{known}, but num_classes is {num_classes}; give anchors, one for each class, which"
-            ' pctransformer.heads.anchor.anchors_from_boxes finds in boxes, or use head="center", which needs none'
+            ' pctransformer.heads.anchor.anchors_from_boxes finds in boxes, or use a head without: "center", "query"'
         )
     return AnchorHead(in_channels, anchors=rows, range=point_range)
 

@@ -38,7 +38,7 @@ def tensors(output) -> list[torch.Tensor]:
     return [value for value in output if isinstance(value, torch.Tensor)]
 
 
-@pytest.mark.parametrize("head", ["anchor", "center"])
+@pytest.mark.parametrize("head", ["anchor", "center", "query"])
 @pytest.mark.parametrize("name", NAMES)
 class TestEveryDetector:
     def test_loss_and_its_gradients(self, name, head, deterministic_algorithms):
@@ -110,7 +110,7 @@ class TestEveryDetector:
         """From a file; for other classes what knows them stays new, and the rest is there."""
         model = detector(name, head).eval()
         torch.save(model.state_dict(), tmp_path / "weights.pt")
-        options = {**SIZES[name], "head": head, "anchors": None if head == "center" else SIZES[name]["anchors"]}
+        options = {**SIZES[name], "head": head, "anchors": SIZES[name]["anchors"] if head == "anchor" else None}
         other = create_model(name, num_classes=5, pretrained=tmp_path / "weights.pt", **options).eval()
         for ours, theirs in zip(tensors(other(scans())), tensors(model(scans()))):
             assert torch.equal(ours, theirs)
@@ -124,7 +124,7 @@ class TestEveryDetector:
         left_out = next(key for key in weights if key.startswith("backbone.blocks"))
         del weights[left_out]
         torch.save(weights, tmp_path / "weights.pt")
-        options = {**SIZES[name], "head": head, "anchors": None if head == "center" else SIZES[name]["anchors"]}
+        options = {**SIZES[name], "head": head, "anchors": SIZES[name]["anchors"] if head == "anchor" else None}
         with pytest.raises(ValueError, match=f"missing: {left_out}"):
             create_model(name, num_classes=5, pretrained=tmp_path / "weights.pt", **options)
 
@@ -146,7 +146,7 @@ class TestOptions:
             small(name, anchors=[(1, 2, 3)] * 5)
         with pytest.raises(ValueError, match="no anchors"):
             small(name, head="center")
-        with pytest.raises(ValueError, match='"anchor" or "center"'):
+        with pytest.raises(ValueError, match='"anchor", "center" or "query"'):
             small(name, head="centre")
 
     def test_ranges_must_be_whole_maps(self, name):
@@ -167,7 +167,7 @@ def test_sizes_for_two_cores_look_at_the_same_range():
         assert model.num_classes == 3
 
 
-@pytest.mark.parametrize("head", ["anchor", "center"])
+@pytest.mark.parametrize("head", ["anchor", "center", "query"])
 @pytest.mark.parametrize("name", [name for name in NAMES if name.endswith("_small")])
 def test_learns_one_scan(name, head):
     """After some steps the best box of a cloud is the one that is there, in evaluation too: by running statistics."""

@@ -133,7 +133,7 @@ def test_prediction_of_files(finished, streets, tmp_path, capsys):
     assert again.to_json() == found["boxes"]
 
 
-@pytest.mark.parametrize("head", ["anchor", "center"])
+@pytest.mark.parametrize("head", ["anchor", "center", "query"])
 def test_killed_and_resumed_is_unbroken(tmp_path, streets, head):
     """Pasted objects, turns and the order of scans go on as if nothing had happened."""
     assert_resumes(run, tmp_path, "--data", streets, *SMALL[:6], f"head={head}", *SMALL[6:], at=(1, 1))
