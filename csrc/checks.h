@@ -6,6 +6,7 @@
 #pragma once
 #include "common/attention.h"
 #include "common/curves.h"
+#include "common/deformable.h"
 #include "torch_abi.h"
 
 namespace pct {
@@ -365,6 +366,62 @@ inline void check_ragged_attention_backward(
   check_result(grad_output, 3, "grad_output");
   check_result(output, 3, "output");
   check_result(logsumexp, 2, "logsumexp");
+}
+
+// (height, width) of every level, and where each begins in the packed cells
+inline Levels check_levels(const std::vector<int64_t>& level_shapes, int64_t cells) {
+  const char* op = "deformable_attention";
+  Levels levels{};
+  levels.count = static_cast<int64_t>(level_shapes.size()) / 2;
+  PCT_CHECK(level_shapes.size() % 2 == 0 && levels.count >= 1 && levels.count <= kMaxLevels, op,
+            ": level_shapes must be the height and width of 1 to ", kMaxLevels, " levels, got ", level_shapes.size(),
+            " numbers");
+  int64_t start = 0;
+  for (int64_t l = 0; l < levels.count; ++l) {
+    const int64_t height = level_shapes[2 * l], width = level_shapes[2 * l + 1];
+    PCT_CHECK(height >= 1 && height <= kMaxLevelSide && width >= 1 && width <= kMaxLevelSide, op, ": level ", l, " is ",
+              height, " x ", width, " cells; sides must be between 1 and ", kMaxLevelSide);
+    levels.level[l] = {height, width, start};
+    PCT_CHECK(height * width <= cells - start, op, ": level_shapes have more cells than value has rows, ", cells);
+    start += height * width;
+  }
+  PCT_CHECK(start == cells, op, ": level_shapes have ", start, " cells, value ", cells, " rows");
+  return levels;
+}
+
+inline Levels check_deformable_attention(const Tensor& value, const std::vector<int64_t>& level_shapes,
+                                         const Tensor& locations, const Tensor& weights) {
+  const char* op = "deformable_attention";
+  PCT_CHECK(value.dim() == 4 && value.size(2) >= 1 && value.size(3) >= 1, op,
+            ": value must be (B, S, H, D) with H >= 1 and D >= 1");
+  PCT_CHECK(value.dtype() == float32() || value.dtype() == float64(), op, ": value must be float32 or float64");
+  check_contiguous(value, op, "value");
+  const Levels levels = check_levels(level_shapes, value.size(1));
+  PCT_CHECK(weights.dim() == 5 && weights.size(0) == value.size(0) && weights.size(2) == value.size(2) &&
+                weights.size(3) == levels.count,
+            op, ": weights must be (B, Q, H, L, P) with the batch and heads of value and ", levels.count, " levels");
+  PCT_CHECK(locations.dim() == 6 && locations.size(5) == 2, op, ": locations must be (B, Q, H, L, P, 2)");
+  for (int64_t axis = 0; axis < 5; ++axis)
+    PCT_CHECK(locations.size(axis) == weights.size(axis), op, ": axis ", axis, " of locations is ",
+              locations.size(axis), ", of weights ", weights.size(axis));
+  check_like(locations, value, op, "locations");
+  check_like(weights, value, op, "weights");
+  check_contiguous(locations, op, "locations");
+  check_contiguous(weights, op, "weights");
+  return levels;
+}
+
+inline Levels check_deformable_attention_backward(const Tensor& grad_output, const Tensor& value,
+                                                  const std::vector<int64_t>& level_shapes, const Tensor& locations,
+                                                  const Tensor& weights) {
+  const Levels levels = check_deformable_attention(value, level_shapes, locations, weights);
+  const char* op = "deformable_attention_backward";
+  PCT_CHECK(grad_output.dim() == 3 && grad_output.size(0) == value.size(0) && grad_output.size(1) == weights.size(1) &&
+                grad_output.size(2) == value.size(2) * value.size(3),
+            op, ": grad_output must have the shape of the output, (B, Q, H * D)");
+  check_like(grad_output, value, op, "grad_output");
+  check_contiguous(grad_output, op, "grad_output");
+  return levels;
 }
 
 }  // namespace pct

@@ -61,4 +61,11 @@ static const pct::Registration schemas([](pct::Library& library) {
       "ragged_attention_backward(Tensor grad_output, Tensor query, Tensor key, Tensor value, Tensor output, "
       "Tensor logsumexp, Tensor query_offsets, Tensor key_offsets, Tensor? bias_table, Tensor? query_coordinates, "
       "Tensor? key_coordinates, float scale, bool causal) -> (Tensor, Tensor, Tensor, Tensor)");
+
+  // deformable attention
+  library.define(
+      "deformable_attention(Tensor value, SymInt[] level_shapes, Tensor locations, Tensor weights) -> Tensor");
+  library.define(
+      "deformable_attention_backward(Tensor grad_output, Tensor value, SymInt[] level_shapes, Tensor locations, "
+      "Tensor weights) -> (Tensor, Tensor, Tensor)");
 });

@@ -15,11 +15,13 @@
 #include <tuple>
 #include <type_traits>
 #include <utility>
+#include <vector>
 
 extern "C" {
 struct AtenTensorOpaque;
 struct TorchLibraryOpaque;
 struct DeviceGuardOpaque;
+struct StableListOpaque;
 int32_t aoti_torch_delete_tensor_object(AtenTensorOpaque*);
 int32_t aoti_torch_get_dim(AtenTensorOpaque*, int64_t*);
 int32_t aoti_torch_get_sizes(AtenTensorOpaque*, int64_t**);
@@ -48,6 +50,9 @@ int32_t torch_library_impl(TorchLibraryOpaque*, const char*, void (*)(uint64_t*,
 int32_t aoti_torch_delete_library_object(TorchLibraryOpaque*);
 int32_t torch_parallel_for(int64_t, int64_t, int64_t, void (*)(int64_t, int64_t, void*), void*);
 int32_t torch_get_num_threads(uint32_t*);
+int32_t torch_list_size(StableListOpaque*, size_t*);
+int32_t torch_list_get_item(StableListOpaque*, size_t, uint64_t*);
+int32_t torch_delete_list(StableListOpaque*);
 // Only in a torch built for CUDA:
 int32_t aoti_torch_create_device_guard(int32_t, DeviceGuardOpaque**);
 int32_t aoti_torch_delete_device_guard(DeviceGuardOpaque*);
@@ -231,6 +236,25 @@ struct Word<std::optional<T>> {
     if (word == 0) return std::nullopt;
     std::unique_ptr<uint64_t> inner(reinterpret_cast<uint64_t*>(word));
     return Word<T>::from(*inner);
+  }
+};
+// "SymInt[]" arrives as a list of words that becomes ours.
+template <>
+struct Word<std::vector<int64_t>> {
+  struct Delete {
+    void operator()(StableListOpaque* list) const { torch_delete_list(list); }
+  };
+  static std::vector<int64_t> from(uint64_t word) {
+    std::unique_ptr<StableListOpaque, Delete> list(reinterpret_cast<StableListOpaque*>(word));
+    size_t size;
+    PCT_TORCH(torch_list_size(list.get(), &size));
+    std::vector<int64_t> numbers(size);
+    for (size_t i = 0; i < size; ++i) {
+      uint64_t element;
+      PCT_TORCH(torch_list_get_item(list.get(), i, &element));
+      numbers[i] = Word<int64_t>::from(element);
+    }
+    return numbers;
   }
 };
 

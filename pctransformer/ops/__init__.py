@@ -8,6 +8,7 @@ packed data; -1 means "none". Empty clouds and clouds of one point are ordinary.
 from pctransformer.ops.attention import ragged_attention
 from pctransformer.ops.ball_query import ball_query
 from pctransformer.ops.curves import hilbert_code, morton_code
+from pctransformer.ops.deformable import deformable_attention
 from pctransformer.ops.grouping import gather, group, interpolate
 from pctransformer.ops.knn import knn
 from pctransformer.ops.overlap import box_iou, box_nms, points_in_boxes
@@ -19,6 +20,7 @@ __all__ = [
     "ball_query",
     "box_iou",
     "box_nms",
+    "deformable_attention",
     "farthest_point_sample",
     "gather",
     "group",

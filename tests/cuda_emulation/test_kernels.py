@@ -19,6 +19,7 @@ import pctransformer.ops  # noqa: F401  registers torch.ops.pctransformer
 from tests.cuda_emulation import build
 from tests.cuda_emulation.conftest import SCHEDULES
 from tests.ops import test_attention as attention
+from tests.ops import test_deformable as deformable
 from tests.ops.boxes import cars, hostile_boxes
 from tests.ops.clouds import RAGGED_SIZES, hostile, offsets_of, ragged
 
@@ -273,6 +274,24 @@ def ragged_attention_backward() -> Cases:
         yield name, (grad_output, *arguments[:3], output, logsumexp, *arguments[3:])
 
 
+# ---- deformable attention --------------------------------------------------------------------------------------------
+def deformable_attention() -> Cases:
+    """Lanes of every power of two, more channels than lanes of a warp, places anywhere and on lines, nothing at all."""
+    for dim in (1, 3, 5, 16, 32, 33, 70):
+        for dtype in (torch.float32, torch.float64):
+            yield f"{dim} channels, {dtype}", deformable.samples(dim=dim, dtype=dtype)
+    yield "on lines", deformable.on_lines()
+    for empty in ("batch", "queries", "points"):
+        yield f"no {empty}", deformable.samples(**{empty: 0})
+
+
+def deformable_attention_backward() -> Cases:
+    for name, arguments in deformable_attention():
+        output = torch.ops.pctransformer.deformable_attention(*arguments)
+        grad_output = torch.randn(output.shape, generator=torch.Generator().manual_seed(1), dtype=output.dtype)
+        yield name, (grad_output, *arguments)
+
+
 @dataclass(frozen=True)
 class Operator:
     cases: Callable[[], Cases]
@@ -305,6 +324,9 @@ OPERATORS = {
     # float32 sums of some hundred products in another order, with fused multiply-adds
     "ragged_attention": Operator(ragged_attention, tolerance=1e-5),
     "ragged_attention_backward": Operator(ragged_attention_backward, tolerance=1e-5),
+    "deformable_attention": Operator(deformable_attention),
+    # products with cells are summed in other lanes, and threads add to cells in any order
+    "deformable_attention_backward": Operator(deformable_attention_backward, tolerance=1e-6),
 }
 
 
@@ -484,6 +506,22 @@ def test_nan_and_infinity_stay_in_their_segment(emulation, rows):
             torch.testing.assert_close(ours, expected, rtol=0, atol=0, equal_nan=True)
 
 
+@pytest.mark.parametrize("bad", [torch.nan, torch.inf, -torch.inf, 3e38])
+def test_places_that_are_nowhere(emulation, bad):
+    """As on the CPU, in the results and in the gradients."""
+    value, sizes, locations, weights = deformable.samples()
+    locations[1, 4, 2, 0, 3, 0] = locations[0, 1, 1, 3, 0, 1] = bad
+    arguments = value, sizes, locations, weights
+    ours = emulation.operators.deformable_attention(*arguments)
+    expected = torch.ops.pctransformer.deformable_attention(*arguments)
+    torch.testing.assert_close(ours, expected, rtol=0, atol=0, equal_nan=True)
+    assert ours.isnan().sum() == (2 * 5 if bad != bad else 0)
+    grad = torch.ones_like(ours)
+    ours = emulation.operators.deformable_attention_backward(grad, *arguments)
+    expected = torch.ops.pctransformer.deformable_attention_backward(grad, *arguments)
+    torch.testing.assert_close(ours, expected, equal_nan=True)
+
+
 # ---- results that do not depend on the order in which threads run, to the last bit -----------------------------------
 def test_gradients_of_attention_are_the_same_on_every_run(emulation):
     """The bias table's gradient is summed with atomics, from many blocks."""
@@ -494,3 +532,14 @@ def test_gradients_of_attention_are_the_same_on_every_run(emulation):
             gradients.append(emulation.operators.ragged_attention_backward(*arguments))
         for other in gradients[1:]:
             assert all(torch.equal(a, b) for a, b in zip(gradients[0], other)), case
+
+
+def test_gradients_of_places_and_weights_are_the_same_on_every_run(emulation):
+    """Those of values are summed with atomics; these by shuffles."""
+    for case, arguments in deformable_attention_backward():
+        gradients = []
+        for schedule in SCHEDULES.values():
+            emulation.schedule(*schedule)
+            gradients.append(emulation.operators.deformable_attention_backward(*arguments)[1:])
+        for other in gradients[1:]:
+            assert all(torch.equal(a, b) for a, b in zip(gradients[0], other, strict=True)), case

@@ -11,6 +11,7 @@ from typing import Any
 from pctransformer.ops.reference.attention import ragged_attention, ragged_attention_backward
 from pctransformer.ops.reference.ball_query import ball_query
 from pctransformer.ops.reference.curves import hilbert_code, morton_code
+from pctransformer.ops.reference.deformable import deformable_attention, deformable_attention_backward
 from pctransformer.ops.reference.grouping import gather, gather_backward, gather_dot, group, weighted_gather
 from pctransformer.ops.reference.knn import knn
 from pctransformer.ops.reference.overlap import box_iou, box_nms, points_in_boxes
@@ -52,5 +53,7 @@ OPERATORS: dict[str, Callable[..., Any]] = {
         segment_softmax_backward,
         ragged_attention,
         ragged_attention_backward,
+        deformable_attention,
+        deformable_attention_backward,
     )
 }
