@@ -1,4 +1,4 @@
-"""What all detectors of the package share: points to a map seen from above, and a head on it that finds boxes."""
+"""What all detectors of the package share: points to a map from above, or to tokens, and a head that finds boxes."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ class DetectionHead(Protocol):
         """Classes of boxes."""
         ...
 
-    def __call__(self, bev: BevMap) -> Any:
-        """What it says of a map."""
+    def __call__(self, features: Any, /) -> Any:
+        """What it says of a map; `QueryHead`: of tokens too."""
         ...
 
     def loss(self, output: Any, boxes: BoxBatch) -> dict[str, Tensor]:
@@ -45,7 +45,7 @@ class DetectionHead(Protocol):
 
 
 class Detector(nn.Module):
-    """A backbone that gives a map seen from above, and a head on it.
+    """A backbone that gives a map seen from above, or tokens, and a head on it.
 
     Points are in the LiDAR frame of `pctransformer.boxes`, metres; those outside of `grid` are left out. Training is
     `model.loss(model(points), boxes)["loss"]`, use is `model.predict(model(points))`.
@@ -56,7 +56,7 @@ class Detector(nn.Module):
     in_channels: int
     """Channels of the points, coordinates included: 3 + C; 4 with the reflectance."""
     num_features: int
-    """Channels of the map that `forward_features` gives."""
+    """Channels of the map, or of the tokens, that `forward_features` gives."""
     grid: Grid
     """Of the cells that points are put into."""
     head: DetectionHead
@@ -70,13 +70,14 @@ class Detector(nn.Module):
         """Classes of boxes."""
         return self.head.num_classes
 
-    def forward_features(self, points: PointBatch | Tensor | Sequence[Tensor]) -> BevMap:
-        """The map, `num_features` channels, from a PointBatch, a (B, N, 3 + C) tensor or a list of (n, 3 + C)."""
+    def forward_features(self, points: PointBatch | Tensor | Sequence[Tensor]) -> BevMap | PointBatch:
+        """The map, `num_features` channels, from a PointBatch, a (B, N, 3 + C) tensor or a list of (n, 3 + C); tokens
+        of models whose head takes them."""
         raise NotImplementedError
 
-    def forward_head(self, bev: BevMap) -> Output:
-        """What the head says of a map."""
-        output: Output = self.head(bev)
+    def forward_head(self, features: BevMap | PointBatch) -> Output:
+        """What the head says of what `forward_features` gave."""
+        output: Output = self.head(features)
         return output
 
     def forward(self, points: PointBatch | Tensor | Sequence[Tensor]) -> Output:

@@ -63,6 +63,7 @@ _POINT_VIT = "after Dosovitskiy et al., An Image is Worth 16x16 Words, 2021, arX
 _POINTPILLARS = "Lang et al., PointPillars, 2019, arXiv:1812.05784"
 _SECOND = "Yan et al., SECOND: Sparsely Embedded Convolutional Detection, 2018, Sensors 18(10)"
 _VOXEL_TRANSFORMER = "after Liu et al., Swin Transformer, 2021, and Wang et al., DSVT, 2023, arXiv:2301.06051"
+_3DETR = "after Misra et al., 3DETR, 2021, arXiv:2109.08141"
 _OPENPCDET = "github.com/open-mmlab/OpenPCDet"
 _POINT_GPT = "Chen et al., PointGPT, 2023, arXiv:2305.11487"
 
@@ -307,6 +308,22 @@ _MODELS = {
             "voxel_transformer",
             "pillar transformer of a third of the width on coarser pillars for training on a CPU",
             _VOXEL_TRANSFORMER,
+            task="detection",
+            graph="pieces",
+        ),
+        ModelInfo(
+            "point_detr",
+            "point_detr",
+            "points to boxes: set abstraction, transformer encoder, queries",
+            _3DETR,
+            task="detection",
+            graph="pieces",
+        ),
+        ModelInfo(
+            "point_detr_small",
+            "point_detr",
+            "PointDETR of a quarter of the width for training on a CPU",
+            _3DETR,
             task="detection",
             graph="pieces",
         ),

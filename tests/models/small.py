@@ -6,14 +6,16 @@ import torch
 from torch import Tensor, nn
 
 from pctransformer.heads.anchor import AnchorOutput
+from pctransformer.heads.query import QueryOutput
 from pctransformer.heads.reconstruction import Reconstruction
 from pctransformer.models import create_model, model_info
 
 _PATCHES = {"dim": 24, "depth": 2, "num_heads": 3, "num_patches": 10, "patch_size": 6, "widths": (8, 16)}
-_ANCHORS = [(2.0, 1.0, 1.0, -1.0, 0.6, 0.45)] * 5
+ANCHORS = [(2.0, 1.0, 1.0, -1.0, 0.6, 0.45)] * 5
 _RANGE = (0, -4, -3, 8, 4, 1)
+_POINTS = {"point_range": _RANGE, "voxel_size": (0.5, 0.5, 0.25), "num_tokens": 64, "num_queries": 12}
 _SERIALIZED = {"dims": (16, 32, 48), "depths": (1, 2, 1), "patch_size": 16, "cell_size": 0.1}
-_WINDOWS = {"anchors": _ANCHORS, "point_range": _RANGE, "dim": 16, "num_heads": 2}
+_WINDOWS = {"anchors": ANCHORS, "point_range": _RANGE, "dim": 16, "num_heads": 2}
 
 SIZES: dict[str, dict[str, Any]] = {
     "pct": {"dim": 32, "width": 64, "tokens": (32, 16), "k": 8},
@@ -29,14 +31,16 @@ SIZES: dict[str, dict[str, Any]] = {
     "point_transformer_v3": _SERIALIZED,
     "point_transformer_v3_seg": _SERIALIZED | {"up_dims": (16, 32), "up_depths": (1, 2)},
     "point_transformer_v3_small_seg": {"patch_size": 16, "cell_size": 0.1},
-    "pointpillars": {"anchors": _ANCHORS, "point_range": _RANGE, "voxel_size": (0.5, 0.5), "width": 8},
-    "pointpillars_small": {"anchors": _ANCHORS, "point_range": _RANGE, "voxel_size": (0.5, 0.5)},
-    "second": {"anchors": _ANCHORS, "point_range": _RANGE, "voxel_size": (0.25, 0.25, 0.1)},
-    "second_small": {"anchors": _ANCHORS, "point_range": _RANGE, "voxel_size": (0.25, 0.25, 0.2)},
+    "pointpillars": {"anchors": ANCHORS, "point_range": _RANGE, "voxel_size": (0.5, 0.5), "width": 8},
+    "pointpillars_small": {"anchors": ANCHORS, "point_range": _RANGE, "voxel_size": (0.5, 0.5)},
+    "second": {"anchors": ANCHORS, "point_range": _RANGE, "voxel_size": (0.25, 0.25, 0.1)},
+    "second_small": {"anchors": ANCHORS, "point_range": _RANGE, "voxel_size": (0.25, 0.25, 0.2)},
     "voxel_transformer": _WINDOWS | {"voxel_size": (1, 1, 0.125)},
-    "voxel_transformer_small": {"anchors": _ANCHORS, "point_range": _RANGE, "voxel_size": (0.5, 0.5, 0.5)},
+    "voxel_transformer_small": {"anchors": ANCHORS, "point_range": _RANGE, "voxel_size": (0.5, 0.5, 0.5)},
     "pillar_transformer": _WINDOWS | {"voxel_size": (1, 1)},
-    "pillar_transformer_small": {"anchors": _ANCHORS, "point_range": _RANGE, "voxel_size": (0.5, 0.5)},
+    "point_detr": _POINTS | {"widths": (16, 24), "depth": 1, "decoder_depth": 2, "num_heads": 2},
+    "point_detr_small": _POINTS,
+    "pillar_transformer_small": {"anchors": ANCHORS, "point_range": _RANGE, "voxel_size": (0.5, 0.5)},
 }
 """Options by which models are smaller than published; the others are quick as they are."""
 
@@ -56,10 +60,12 @@ def shapes(model: nn.Module, count: int = 3, points: int = 64) -> Tensor:
 
 
 def output(model: nn.Module, points: Any) -> Tensor:
-    """Logits; of a detector all that anchors say; or of pretraining, which hides the same patches each time, what is
-    made up of them."""
+    """Logits; of a detector all that anchors or queries say; or of pretraining, which hides the same patches each time,
+    what is made up of them."""
     torch.manual_seed(0)
     out = model(points)
     if isinstance(out, AnchorOutput):
         return torch.cat([out.class_logits, out.box_codes, out.direction_logits], 2)
+    if isinstance(out, QueryOutput):
+        return torch.cat(out[:3], 3)
     return out.predicted if isinstance(out, Reconstruction) else out

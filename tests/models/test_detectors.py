@@ -8,14 +8,13 @@ from pctransformer.models import create_model, list_models
 from pctransformer.models.detector import Detector
 from pctransformer.points import PointBatch
 from pctransformer.voxels import BevMap
-from tests.models.small import SIZES, small
+from tests.models.small import ANCHORS, SIZES, small
 
 NAMES = list_models(task="detection")
 
 
 def detector(name: str, head: str = "anchor", **options) -> Detector:
-    anchors = {} if head == "anchor" else {"anchors": None}
-    return small(name, head=head, **anchors, **options)
+    return small(name, head=head, anchors=ANCHORS if head == "anchor" else None, **options)
 
 
 def scans(lengths: tuple[int, ...] = (300, 0, 1, 40), channels: int = 4) -> PointBatch:
@@ -88,21 +87,23 @@ class TestEveryDetector:
         assert (model.in_channels, model.num_classes) == (4, 5)
         assert model.grid.low == SIZES[name]["point_range"][:3]
         points = scans()
-        bev = model.forward_features(points)
-        assert isinstance(bev, BevMap)
-        assert bev.features.shape[:2] == (4, model.num_features)
-        for ours, theirs in zip(tensors(model.forward_head(bev)), tensors(model(points))):
+        features = model.forward_features(points)
+        assert len(features) == 4
+        assert features.features.shape[1] == model.num_features
+        assert isinstance(features, BevMap) or head == "query"
+        for ours, theirs in zip(tensors(model.forward_head(features)), tensors(model(points))):
             assert torch.equal(ours, theirs)
         found = model.predict(model(points), score_threshold=0.0, max_outputs=3)
         assert found.lengths.tolist() == [3] * 4
         assert found.scores is not None
 
     def test_bfloat16(self, name, head):
-        """Autocast reaches the map, and the loss is that of float32 but for eight bits."""
+        """Autocast reaches the head, and the loss is that of float32 but for eight bits."""
         model = detector(name, head)
         with torch.autocast("cpu", torch.bfloat16):
-            assert model.forward_features(scans()).features.dtype == torch.bfloat16
-            loss = model.loss(model(scans()), boxes())["loss"]
+            output = model(scans())
+            loss = model.loss(output, boxes())["loss"]
+        assert tensors(output)[0].dtype == torch.bfloat16
         assert loss.dtype == torch.float32
         torch.testing.assert_close(loss, model.loss(model(scans()), boxes())["loss"], rtol=0.05, atol=0)
 
@@ -110,7 +111,7 @@ class TestEveryDetector:
         """From a file; for other classes what knows them stays new, and the rest is there."""
         model = detector(name, head).eval()
         torch.save(model.state_dict(), tmp_path / "weights.pt")
-        options = {**SIZES[name], "head": head, "anchors": SIZES[name]["anchors"] if head == "anchor" else None}
+        options = {**SIZES[name], "head": head, "anchors": ANCHORS if head == "anchor" else None}
         other = create_model(name, num_classes=5, pretrained=tmp_path / "weights.pt", **options).eval()
         for ours, theirs in zip(tensors(other(scans())), tensors(model(scans()))):
             assert torch.equal(ours, theirs)
@@ -121,10 +122,10 @@ class TestEveryDetector:
 
     def test_an_incomplete_backbone_is_refused(self, name, head, tmp_path):
         weights = detector(name, head).state_dict()
-        left_out = next(key for key in weights if key.startswith("backbone.blocks"))
+        left_out = next(key for key in weights if not key.startswith("head."))
         del weights[left_out]
         torch.save(weights, tmp_path / "weights.pt")
-        options = {**SIZES[name], "head": head, "anchors": SIZES[name]["anchors"] if head == "anchor" else None}
+        options = {**SIZES[name], "head": head, "anchors": ANCHORS if head == "anchor" else None}
         with pytest.raises(ValueError, match=f"missing: {left_out}"):
             create_model(name, num_classes=5, pretrained=tmp_path / "weights.pt", **options)
 
@@ -139,21 +140,22 @@ class TestOptions:
 
     def test_anchors_are_one_for_each_class(self, name):
         with pytest.raises(ValueError, match="KITTI's classes have 3 anchors, but num_classes is 5; give anchors"):
-            small(name, anchors=None)
+            small(name, head="anchor", anchors=None)
         with pytest.raises(ValueError, match="there are 2 anchors, but num_classes is 5"):
-            small(name, anchors=SIZES[name]["anchors"][:2])
+            small(name, head="anchor", anchors=ANCHORS[:2])
         with pytest.raises(ValueError, match="an anchor is length, width, height, bottom, matched, unmatched"):
-            small(name, anchors=[(1, 2, 3)] * 5)
-        with pytest.raises(ValueError, match="no anchors"):
-            small(name, head="center")
+            small(name, head="anchor", anchors=[(1, 2, 3)] * 5)
+        for head in ("center", "query"):
+            with pytest.raises(ValueError, match="no anchors"):
+                small(name, head=head, anchors=ANCHORS)
         with pytest.raises(ValueError, match='"anchor", "center" or "query"'):
-            small(name, head="centre")
+            small(name, head="centre", anchors=None)
 
     def test_ranges_must_be_whole_maps(self, name):
         with pytest.raises(ValueError, match="multiples of"):
-            small(name, point_range=(0, -4, -3, 9, 4, 1))
+            detector(name, point_range=(0, -4, -3, 9, 4, 1))
         with pytest.raises(ValueError, match="whole number"):
-            small(name, point_range=(0, -4, -3, 8.1, 4, 1))
+            detector(name, point_range=(0, -4, -3, 8.1, 4, 1))
 
     def test_a_linear_probe_is_refused(self, name):
         with pytest.raises(ValueError, match="is a model for detection"):
