@@ -61,6 +61,8 @@ _YANX27 = "github.com/yanx27/Pointnet_Pointnet2_pytorch, with closed=True"
 _POINT_MAE = "Pang et al., Masked Autoencoders for Point Cloud Self-supervised Learning, 2022, arXiv:2203.06604"
 _POINT_VIT = "after Dosovitskiy et al., An Image is Worth 16x16 Words, 2021, arXiv:2010.11929"
 _POINTPILLARS = "Lang et al., PointPillars, 2019, arXiv:1812.05784"
+_VITDET = "after Li et al., Exploring Plain Vision Transformer Backbones (ViTDet), 2022, arXiv:2203.16527"
+_SMLP = "after Tang et al., Sparse MLP for Image Recognition, 2021, arXiv:2109.05422"
 _SECOND = "Yan et al., SECOND: Sparsely Embedded Convolutional Detection, 2018, Sensors 18(10)"
 _VOXEL_TRANSFORMER = "after Liu et al., Swin Transformer, 2021, and Wang et al., DSVT, 2023, arXiv:2301.06051"
 _3DETR = "after Misra et al., 3DETR, 2021, arXiv:2109.08141"
@@ -324,6 +326,38 @@ _MODELS = {
             "point_detr",
             "PointDETR of a quarter of the width for training on a CPU",
             _3DETR,
+            task="detection",
+            graph="pieces",
+        ),
+        ModelInfo(
+            "plain_transformer",
+            "plain_transformer_detector",
+            "one-scale transformer on a map seen from above, in windows and four times beyond",
+            _VITDET,
+            task="detection",
+            graph="pieces",
+        ),
+        ModelInfo(
+            "plain_transformer_small",
+            "plain_transformer_detector",
+            "plain transformer of eight narrow layers for training on a CPU",
+            _VITDET,
+            task="detection",
+            graph="pieces",
+        ),
+        ModelInfo(
+            "smlp_detector",
+            "smlp_detector",
+            "rows and columns of a map seen from above mixed without attention, or any grid mixer",
+            _SMLP,
+            task="detection",
+            graph="pieces",
+        ),
+        ModelInfo(
+            "smlp_detector_small",
+            "smlp_detector",
+            "sMLP of half the width on coarser pillars for training on a CPU",
+            _SMLP,
             task="detection",
             graph="pieces",
         ),

@@ -14,6 +14,7 @@ _PATCHES = {"dim": 24, "depth": 2, "num_heads": 3, "num_patches": 10, "patch_siz
 ANCHORS = [(2.0, 1.0, 1.0, -1.0, 0.6, 0.45)] * 5
 _RANGE = (0, -4, -3, 8, 4, 1)
 _POINTS = {"point_range": _RANGE, "voxel_size": (0.5, 0.5, 0.25), "num_tokens": 64, "num_queries": 12}
+_MAP = {"anchors": ANCHORS, "point_range": _RANGE, "voxel_size": (0.5, 0.5)}
 _SERIALIZED = {"dims": (16, 32, 48), "depths": (1, 2, 1), "patch_size": 16, "cell_size": 0.1}
 _WINDOWS = {"anchors": ANCHORS, "point_range": _RANGE, "dim": 16, "num_heads": 2}
 
@@ -33,6 +34,11 @@ SIZES: dict[str, dict[str, Any]] = {
     "point_transformer_v3_small_seg": {"patch_size": 16, "cell_size": 0.1},
     "pointpillars": {"anchors": ANCHORS, "point_range": _RANGE, "voxel_size": (0.5, 0.5), "width": 8},
     "pointpillars_small": {"anchors": ANCHORS, "point_range": _RANGE, "voxel_size": (0.5, 0.5)},
+    "plain_transformer": _MAP
+    | {"dim": 16, "depth": 4, "num_heads": 2, "window": 2, "patch": 2, "drop_path": 0.0, "width": 8},
+    "plain_transformer_small": _MAP,
+    "smlp_detector": _MAP | {"depths": (1, 1), "width": 8, "drop_path": 0.0},
+    "smlp_detector_small": _MAP,
     "second": {"anchors": ANCHORS, "point_range": _RANGE, "voxel_size": (0.25, 0.25, 0.1)},
     "second_small": {"anchors": ANCHORS, "point_range": _RANGE, "voxel_size": (0.25, 0.25, 0.2)},
     "voxel_transformer": _WINDOWS | {"voxel_size": (1, 1, 0.125)},

@@ -163,7 +163,7 @@ class TestOptions:
 
 
 def test_sizes_for_two_cores_look_at_the_same_range():
-    for name in ("pointpillars_small", "second_small", "voxel_transformer_small", "pillar_transformer_small"):
+    for name in list_models("*_small", task="detection"):
         model = create_model(name)
         assert (*model.grid.low, *model.grid.high) == pytest.approx((0, -25.6, -3, 51.2, 25.6, 1))
         assert model.num_classes == 3
