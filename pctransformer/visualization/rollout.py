@@ -26,6 +26,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from pctransformer.layers.grid_mixers.grid_mixer import GridMixer
 from pctransformer.layers.mixers.mixer import Mixer
 from pctransformer.layers.recording import AttentionMap
 
@@ -179,7 +180,7 @@ def passed_over(model: nn.Module, maps: Sequence[AttentionMap]) -> list[str]:
     return [
         name
         for name, layer in model.named_modules()
-        if isinstance(layer, Mixer) and not any(f"{one}.".startswith(f"{name}.") for one in seen)
+        if isinstance(layer, (Mixer, GridMixer)) and not any(f"{one}.".startswith(f"{name}.") for one in seen)
     ]
 
 

@@ -5,6 +5,7 @@ import torch
 from torch import nn
 
 from pctransformer import record_attention
+from pctransformer.layers.grid_mixers import create_grid_block
 from pctransformer.layers.recording import AttentionMap
 from pctransformer.layers.transformer import ClassToken, pre_norm_encoder
 from pctransformer.models import list_models
@@ -95,6 +96,14 @@ def test_mixers_without_maps_of_tokens_are_named(mixer, seen):
     names = [f"encoder.layers.{i}.parts.0.mixer" for i in (0, 1)]
     assert passed_over(model, maps) == ([] if seen else names)
     assert passed_over(small("npct"), maps) == []
+
+
+@pytest.mark.parametrize(("mixer", "seen"), [("window_attention", True), ("smlp", False)])
+def test_grid_mixers_without_maps_are_named(mixer, seen):
+    model = nn.Sequential(create_grid_block(mixer, dim=8, size=(4, 4)), create_grid_block("global_attention", dim=8))
+    with torch.no_grad(), record_attention(model) as maps:
+        model(torch.rand(2, 4, 4, 8))
+    assert passed_over(model, maps) == ([] if seen else ["0.parts.0.mixer"])
 
 
 def test_a_layer_that_gives_nothing():
