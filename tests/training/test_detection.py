@@ -139,6 +139,13 @@ def test_killed_and_resumed_is_unbroken(tmp_path, streets, head):
     assert_resumes(run, tmp_path, "--data", streets, *SMALL[:6], f"head={head}", *SMALL[6:], at=(1, 1))
 
 
+def test_a_detector_on_points_resumes_too(tmp_path, streets):
+    """Its own head has no anchors, so that none are made of the boxes."""
+    small = ("num_tokens=128", "num_queries=16", "widths=[16,32]", "depth=1", "decoder_depth=2", "num_heads=2")
+    options = ("--model", "point_detr", "--model-options", RANGE, "voxel_size=[0.4,0.4,0.4]", *small)
+    assert_resumes(run, tmp_path, "--data", streets, *options, *SMALL[6:], at=(1, 1))
+
+
 def test_without_held_out_scans_the_last_epoch_is_kept(tmp_path, streets, capsys):
     assert run("--out", tmp_path / "run", "--data", streets, *SMALL, "--validation", 0, "--augmentation", "none") == 0
     about = checkpoint.read(tmp_path / "run").about
