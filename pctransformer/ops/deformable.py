@@ -103,14 +103,22 @@ def _check_dtype(tensor: Tensor, name: str, value: Tensor) -> None:
         raise TypeError(f"{name} is {tensor.dtype}, value {value.dtype}; they must be the same")
 
 
-def _sum_to_cells(grad_output: Tensor, value: Tensor, sizes: Sequence[int], locations: Tensor, weights: Tensor):
-    """The gradient of value again, as sums over the places that each cell's value went to, in their order."""
-    batch, cells, heads, dim = value.shape
-    queries = weights.shape[1]
+def cells_of_samples(
+    level_shapes: Sequence[tuple[int, int]], locations: Tensor, weights: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Which cells `deformable_attention` sums, and with what factors: sample by sample, without the values.
+
+    Args:
+        level_shapes, locations, weights: as there.
+
+    Returns:
+        index (B, Q, H, 4LP) int64: cells among the S of all levels, -1 outside.
+        share (B, Q, H, 4LP): weight times bilinear share, 0 outside. Differentiable in locations and weights.
+    """
     indices, shares, start = [], [], 0
-    for level, (height, width) in enumerate(zip(sizes[::2], sizes[1::2])):
+    for level, (height, width) in enumerate(level_shapes):
         place = locations[:, :, :, level] * locations.new_tensor([width, height]) - 0.5  # (B, Q, H, P, 2)
-        corner = place.floor()
+        corner = place.floor().detach()
         for down in (0, 1):
             for right in (0, 1):
                 cell = corner + corner.new_tensor([right, down])
@@ -120,13 +128,19 @@ def _sum_to_cells(grad_output: Tensor, value: Tensor, sizes: Sequence[int], loca
                 indices.append(torch.where(inside, start + y * width + x, -1))
                 shares.append(torch.where(inside, share, 0))
         start += height * width
-    index, share = torch.cat(indices, -1), torch.cat(shares, -1)  # (B, Q, H, 4LP)
+    return torch.cat(indices, -1), torch.cat(shares, -1)
+
+
+def _sum_to_cells(grad_output: Tensor, value: Tensor, sizes: Sequence[int], locations: Tensor, weights: Tensor):
+    """The gradient of value again, as sums over the places that each cell's value went to, in their order."""
+    batch, cells, heads, dim = value.shape
+    index, share = cells_of_samples(list(zip(sizes[::2], sizes[1::2])), locations, weights)
     # cell s of head h of batch element b is row (b * S + s) * H + h
     b, h = torch.arange(batch, device=index.device), torch.arange(heads, device=index.device)
     row = (b[:, None, None, None] * cells + index) * heads + h[:, None]
-    index = torch.where(index < 0, -1, row).view(batch * queries * heads, index.shape[-1])
-    grad = grad_output.reshape(batch * queries * heads, dim)
-    return _sum_back_sorted(grad, index, share.view(index.shape), batch * cells * heads).view(value.shape)
+    row = torch.where(index < 0, -1, row).flatten(0, 2)  # (BQH, 4LP)
+    grad = grad_output.reshape(-1, dim)  # (BQH, D)
+    return _sum_back_sorted(grad, row, share.flatten(0, 2), batch * cells * heads).view(value.shape)
 
 
 def _fake(value, level_shapes, locations, weights):
