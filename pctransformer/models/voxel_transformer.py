@@ -164,9 +164,11 @@ def _windows(
     dim: int, num_heads: int, grid: Grid, *, merges: Sequence[int], pairs: int, convolution: bool
 ) -> WindowBackbone:
     """Stages of so many regular and shifted blocks, whose windows are full columns; merges are along z."""
+    joins = [WindowMerge(dim, dim, (step, 1, 1)) for step in merges]
     heights = [grid.shape[0]]
-    for merge in merges:
-        heights.append(max(heights[-1] // merge, 1))
+    for join in joins:
+        grid = join.out_grid(grid)
+        heights.append(grid.shape[0])
 
     def block(height: int, shifted: bool) -> WindowBlock:
         kernel_size: Size = (3 if height > 1 else 1, 3, 3)
@@ -178,7 +180,7 @@ def _windows(
     stages = [
         WindowStage([block(height, shifted) for _ in range(pairs) for shifted in (False, True)]) for height in heights
     ]
-    return WindowBackbone(stages, [WindowMerge(dim, dim, (merge, 1, 1)) for merge in merges], dim=dim)
+    return WindowBackbone(stages, joins, dim=dim)
 
 
 def _transformer(

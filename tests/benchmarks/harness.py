@@ -10,6 +10,7 @@ medians; compare ratios of one run, and distrust two-thread rows where cpu/wall 
 from __future__ import annotations
 
 import argparse
+import ctypes
 import importlib
 import json
 import os
@@ -148,11 +149,34 @@ def _once(function: Callable[[], Any]) -> tuple[float, float]:
     return time.perf_counter() - wall, time.process_time() - cpu
 
 
+def peak_memory(function: Callable[[], Any]) -> float:
+    """Most memory during one call above what was taken before, in 10^6 bytes: of the process, or of the GPU."""
+    if args.device == "cuda":
+        torch.cuda.synchronize()
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        function()
+        torch.cuda.synchronize()
+        return (torch.cuda.max_memory_allocated() - before) / 1e6
+    ctypes.CDLL("libc.so.6").malloc_trim(0)  # what malloc keeps for later is no memory of this call's
+    Path("/proc/self/clear_refs").write_text("5")  # the peak so far is forgotten
+    before = _process_memory("VmRSS")
+    function()
+    return (_process_memory("VmHWM") - before) * 1024 / 1e6
+
+
+def _process_memory(field: str) -> int:
+    """KiB."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith(f"{field}:"))
+
+
 def bench(
     case: str,
     candidates: dict[str, Callable[[], Any]],
     check: Callable[[str, Any], str] | None = None,
     items: int = 0,
+    memory: bool = False,
 ) -> None:
     """Time every candidate and print a table, fastest first.
 
@@ -161,12 +185,14 @@ def bench(
         candidates: name to a function without arguments; ours have names that begin with "ours".
         check: given a name and that candidate's result, says in a few words whether it is right.
         items: how many things one call handles, if the table should also say how many a second.
+        memory: whether the table should also say how much memory a call takes at most.
     """
     if not re.search(args.case, case):
         return
     times: dict[str, list[float]] = {}
     busy: dict[str, list[float]] = {}
     notes: dict[str, str] = {}
+    peaks: dict[str, float] = {}
     for name, function in candidates.items():
         if not re.search(args.only, name):
             continue
@@ -174,6 +200,8 @@ def bench(
             result = function()
             notes[name] = check(name, result) if check else ""
             del result
+            if memory:
+                peaks[name] = peak_memory(function)
         except Exception as error:
             print(f"   {name}: {type(error).__name__}: {str(error)[:120]}")
             continue
@@ -191,16 +219,18 @@ def bench(
     median = {name: statistics.median(values) for name, values in times.items()}
     peers = [value for name, value in median.items() if not name.startswith("ours")]
     print(f"\n### {case}  [{args.device}, threads {args.threads}, rounds {args.rounds}, malloc {args.malloc}]")
-    head = f"| {'':32s} | median ms |    min ms | cpu/wall | x ours |{' per second |' if items else ''} check |"
+    further = f"{' per second |' if items else ''}{'  peak MB |' if memory else ''}"
+    head = f"| {'':32s} | median ms |    min ms | cpu/wall | x ours |{further} check |"
     print(head + "\n|" + "---|" * (head.count("|") - 1))
     ours = min((value for name, value in median.items() if name.startswith("ours")), default=float("nan"))
     for name in sorted(median, key=lambda name: median[name]):
         ratio = sum(busy[name]) / max(1e-9, sum(times[name]))
         low = min(times[name])
         rate = f" {items / median[name]:10.4g} |" if items else ""
+        peak = f" {peaks[name]:8.0f} |" if memory else ""
         print(
             f"| {name:32s} | {median[name] * 1e3:9.3f} | {low * 1e3:9.3f} | {ratio:8.2f} "
-            f"| {median[name] / ours:6.2f} |{rate} {notes[name]} |"
+            f"| {median[name] / ours:6.2f} |{rate}{peak} {notes[name]} |"
         )
         if args.json:
             row = {
@@ -217,6 +247,8 @@ def bench(
             }
             if items:
                 row["per_second"] = items / median[name]
+            if memory:
+                row["peak_mb"] = peaks[name]
             with open(args.json, "a") as file:
                 file.write(json.dumps(row) + "\n")
     if peers:
