@@ -18,6 +18,8 @@ the tokens in feed-forward-only, inside gMLP's gate) belong to the mixer.
 Weights of `mlp_mixer`, `feed_forward_only`, `resmlp` and `gmlp` belong to places in the sequence: they are built for
 one K, need no position code, and take `num_heads` for different weights in different groups of channels. The others
 take any K.
+
+On dense maps the same is done by `pctransformer.layers.grid_mixers`.
 """
 
 from pctransformer.layers.mixers.registry import MixerInfo, create_block, create_mixer, list_mixers, mixer_info
