@@ -12,6 +12,7 @@ arXiv:2109.08141.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -65,6 +66,8 @@ class QueryHead(nn.Module):
         in_channels: of the map or tokens.
         num_classes: without "no object".
         queries: one of `pctransformer.heads.object_queries`, of `dim` channels.
+        range: (x, y, z) of the lowest corner of the detection range, then of the highest, metres: objects whose centre
+            is beyond its sides have no effect, as beside the maps of other heads.
         dim: channels of queries and tokens.
         depth: decoder layers.
         num_heads: of attention.
@@ -79,6 +82,7 @@ class QueryHead(nn.Module):
         *,
         num_classes: int,
         queries: nn.Module,
+        range: Sequence[float],
         dim: int = 128,
         depth: int = 3,
         num_heads: int = 4,
@@ -89,23 +93,14 @@ class QueryHead(nn.Module):
         _checks.integer(num_classes, "num_classes", 1)
         _checks.integer(depth, "depth", 1)
         _checks.integer(max_tokens, "max_tokens", 1)
-        self.num_classes, self.refine, self.max_tokens = num_classes, refine, max_tokens
+        self.num_classes, self.range, self.refine, self.max_tokens = num_classes, tuple(range), refine, max_tokens
         self.project = nn.Linear(in_channels, dim)
         self.position = nn.Sequential(
             FourierPosition(dim, frequency=_FREQUENCY), nn.Linear(dim, dim), nn.ReLU(), nn.Linear(dim, dim)
         )
         self.memory_norm = nn.LayerNorm(dim)
         self.queries = queries
-
-        def attention() -> MultiHeadAttention:
-            return MultiHeadAttention(dim, num_heads, rotary=RotaryPosition(dim // num_heads, unit=_UNIT))
-
-        self.layers = nn.ModuleList(
-            DecoderLayer(
-                attention(), attention(), MLP(dim, 2 * dim, activation=nn.ReLU), lambda: Residual(nn.LayerNorm(dim))
-            )
-            for _ in range(depth)
-        )
+        self.layers = _decoder(dim, depth, num_heads)
         self.norm = nn.LayerNorm(dim)
         self.classify = nn.Linear(dim, num_classes + 1)
         self.box = nn.Sequential(nn.Linear(dim, dim), nn.ReLU(), nn.Linear(dim, 8))
@@ -146,8 +141,9 @@ class QueryHead(nn.Module):
 
         Args:
             output: of `forward`.
-            boxes: the objects of the same clouds; those of label -1 are left out, so that they count as background.
-                Where a cloud has more than N, the N that match best are found, and the others have no effect.
+            boxes: the objects of the same clouds; those of label -1 are left out, so that they count as background,
+                and so are those beyond the sides of the range. Where a cloud has more than N, the N that match best are
+                found, and the others have no effect.
 
         Returns:
             "loss", the sum of the weighted "class", "box", "overlap", "auxiliary" (layers before the last, 0 if there
@@ -160,7 +156,9 @@ class QueryHead(nn.Module):
         clouds, layers, queries, classes = output.class_logits.shape
         if len(boxes) != clouds:
             raise ValueError(f"the output is of {clouds} clouds, the boxes are of {len(boxes)}")
-        real = real_objects(boxes, self.num_classes)
+        low, high = boxes.boxes.new_tensor(self.range).view(2, 3)[:, :2]
+        centers = boxes.boxes[:, :2]
+        real = real_objects(boxes, self.num_classes) & ((centers >= low) & (centers < high)).all(1)
         query = match(matching_costs(*output[:3], boxes, real), boxes, real)  # (M, L)
         there = query >= 0
         layer = torch.arange(layers, device=query.device)
@@ -270,6 +268,19 @@ def as_tokens(features: BevMap | PointBatch, max_tokens: int) -> PointBatch:
 def _pooled(values: Tensor, size: int) -> Tensor:
     """Means over squares of a map (B, C, ny, nx)."""
     return values if size == 1 else nn.functional.avg_pool2d(values, size, ceil_mode=True)
+
+
+def _decoder(dim: int, depth: int, num_heads: int) -> nn.ModuleList:
+    """Its layers, pre-norm."""
+
+    def attention() -> MultiHeadAttention:
+        return MultiHeadAttention(dim, num_heads, rotary=RotaryPosition(dim // num_heads, unit=_UNIT))
+
+    def layer() -> DecoderLayer:
+        perceptron = MLP(dim, 2 * dim, activation=nn.ReLU)
+        return DecoderLayer(attention(), attention(), perceptron, lambda: Residual(nn.LayerNorm(dim)))
+
+    return nn.ModuleList(layer() for _ in range(depth))
 
 
 def _look(layer: nn.Module, x: Tensor, references: Tensor, memory: Tensor, tokens: PointBatch) -> Tensor:

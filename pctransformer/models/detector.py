@@ -125,7 +125,7 @@ def detection_head(
     if kind == "query":
         dim = max(64, 2 * center_channels)
         queries = HeatmapQueries(_NUM_QUERIES, in_channels, dim, num_classes=num_classes)
-        return QueryHead(in_channels, num_classes=num_classes, queries=queries, dim=dim)
+        return QueryHead(in_channels, num_classes=num_classes, queries=queries, range=point_range, dim=dim)
     for row in anchors or ():
         if len(row) != len(AnchorClass._fields):
             raise ValueError(f"an anchor is {', '.join(AnchorClass._fields)}, in metres; got {tuple(row)}")

@@ -154,8 +154,8 @@ def point_detr(
         if anchors is not None:
             raise ValueError('a head of kind "query" has no anchors; leave them out, or use head="anchor"')
         on_top = QueryHead(
-            dim, num_classes=num_classes, queries=SampledQueries(num_queries), dim=dim, depth=decoder_depth,
-            num_heads=num_heads,
+            dim, num_classes=num_classes, queries=SampledQueries(num_queries), range=point_range, dim=dim,
+            depth=decoder_depth, num_heads=num_heads,
         )  # fmt: skip
     else:
         _columns(grid)  # refuses ranges that cannot be cut into them

@@ -33,7 +33,7 @@ def queries_of(kind: str, number: int = 12, channels: int = 4, dim: int = 16) ->
 
 def head_of(kind: str = "sampled", channels: int = 4, **options) -> QueryHead:
     torch.manual_seed(0)
-    made = {"dim": 16, "depth": 2, "num_heads": 2, **options}
+    made = {"range": FEW_RANGE, "dim": 16, "depth": 2, "num_heads": 2, **options}
     return QueryHead(channels, num_classes=3, queries=queries_of(kind, channels=channels, dim=made["dim"]), **made)
 
 
@@ -257,6 +257,16 @@ def test_what_is_there_is_found_and_costs_almost_nothing():
     output = answer(FEW)
     assert HEAD.loss(output, FEW)["loss"].item() < 1e-4
     assert_found(HEAD.predict(output), FEW)
+
+
+def test_objects_beyond_the_sides_have_no_effect():
+    """To the left of the range and ahead of it; one above it counts, as it does on a map."""
+    rows = torch.tensor([[4.0, 9, -1, 4, 2, 2, 0], [16.0, 0, -1, 4, 2, 2, 0], [4.0, 0, 5, 4, 2, 2, 0]])
+    outside, above = (BoxBatch.from_list([part]) for part in (rows[:2], rows[2:]))
+    output = random_output(1)
+    nothing = HEAD.loss(output, BoxBatch.from_list([rows[:0]]))["loss"]
+    assert torch.equal(HEAD.loss(output, outside)["loss"], nothing)
+    assert HEAD.loss(output, above)["loss"] > nothing + 1
 
 
 def test_a_layer_before_the_last_is_told_off_too():
