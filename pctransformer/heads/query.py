@@ -277,8 +277,9 @@ def _decoder(dim: int, depth: int, num_heads: int) -> nn.ModuleList:
         return MultiHeadAttention(dim, num_heads, rotary=RotaryPosition(dim // num_heads, unit=_UNIT))
 
     def layer() -> DecoderLayer:
-        perceptron = MLP(dim, 2 * dim, activation=nn.ReLU)
-        return DecoderLayer(attention(), attention(), perceptron, lambda: Residual(nn.LayerNorm(dim)))
+        return DecoderLayer(
+            attention(), attention(), MLP(dim, 2 * dim, activation=nn.ReLU), lambda: Residual(nn.LayerNorm(dim))
+        )
 
     return nn.ModuleList(layer() for _ in range(depth))
 
