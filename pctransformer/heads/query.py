@@ -55,77 +55,28 @@ class QueryOutput(NamedTuple):
     heatmap: Heatmap | None = None
 
 
-class QueryHead(nn.Module):
-    """Queries, a decoder and two predictors, their loss, and the boxes that they mean.
+class SetPrediction(nn.Module):
+    """What every head of queries has: their answers, the loss of a set, and the boxes that it means.
 
-    Layers are pre-norm, with one norm and one pair of predictors behind all of them. Where tokens and queries are, they
-    are told in two ways: a Fourier code, which is added at the start as 3DETR does, and a rotary code in every
-    attention, in place of the sums that DETR repeats in every layer: so a query finds tokens by where they lie from it.
-
-    Args:
-        in_channels: of the map or tokens.
-        num_classes: without "no object".
-        queries: one of `pctransformer.heads.object_queries`, of `dim` channels.
-        range: (x, y, z) of the lowest corner of the detection range, then of the highest, metres: objects whose centre
-            is beyond its sides have no effect, as beside the maps of other heads.
-        dim: channels of queries and tokens.
-        depth: decoder layers.
-        num_heads: of attention.
-        refine: whether each layer's queries move to the centres that the layer before found, with no gradient through
-            the move (Zhu et al., Deformable DETR, 2021, section 4.2).
-        max_tokens: of a map; see `as_tokens`.
+    Subclasses set the attributes and write `forward`.
     """
 
-    def __init__(
-        self,
-        in_channels: int,
-        *,
-        num_classes: int,
-        queries: nn.Module,
-        range: Sequence[float],
-        dim: int = 128,
-        depth: int = 3,
-        num_heads: int = 4,
-        refine: bool = False,
-        max_tokens: int = 1600,
-    ) -> None:
-        super().__init__()
-        _checks.integer(num_classes, "num_classes", 1)
-        _checks.integer(depth, "depth", 1)
-        _checks.integer(max_tokens, "max_tokens", 1)
-        self.num_classes, self.range, self.refine, self.max_tokens = num_classes, tuple(range), refine, max_tokens
-        self.project = nn.Linear(in_channels, dim)
-        self.position = nn.Sequential(
-            FourierPosition(dim, frequency=_FREQUENCY), nn.Linear(dim, dim), nn.ReLU(), nn.Linear(dim, dim)
-        )
-        self.memory_norm = nn.LayerNorm(dim)
-        self.queries = queries
-        self.layers = _decoder(dim, depth, num_heads)
-        self.norm = nn.LayerNorm(dim)
-        self.classify = nn.Linear(dim, num_classes + 1)
-        self.box = nn.Sequential(nn.Linear(dim, dim), nn.ReLU(), nn.Linear(dim, 8))
+    num_classes: int
+    """Without "no object"."""
+    range: tuple[float, ...]
+    """(x, y, z) of the lowest corner of the detection range, then of the highest, metres: objects whose centre is
+    beyond its sides have no effect, as beside the maps of other heads."""
+    norm: nn.Module
+    """In front of both predictors, and after each layer the same."""
+    classify: nn.Module
+    """Queries (B, N, dim) to logits (B, N, num_classes + 1)."""
+    box: nn.Module
+    """Queries (B, N, dim) to codes (B, N, 8)."""
 
-    def forward(self, features: BevMap | PointBatch) -> QueryOutput:
-        """What every query says, from a map or from tokens with `in_channels`.
-
-        Raises:
-            ValueError: tokens have no features, or queries need a map and there is none.
-        """
-        bare = as_tokens(features, self.max_tokens)
-        tokens = bare.replace(features=self.project(bare.features))
-        references, x, heatmap = self.queries(features, tokens)  # (B, N, 3), (B, N, dim)
-        memory = self.memory_norm(tokens.features + self.position(tokens.xyz))
-        x = x + self.position(references)
-        said: list[tuple[Tensor, Tensor, Tensor]] = []
-        for layer in self.layers:
-            x = _look(layer, x, references, memory, tokens)
-            answer = self.norm(x)
-            codes = self.box(answer)
-            said.append((self.classify(answer), codes, references))
-            if self.refine:
-                references = (references + codes[..., :3]).detach()
-        logits, codes, references = (torch.stack(parts, 1) for parts in zip(*said))
-        return QueryOutput(logits, codes, references, heatmap)
+    def answer(self, x: Tensor, references: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Class logits, box codes and references of queries (B, N, dim) behind a layer."""
+        x = self.norm(x)
+        return self.classify(x), self.box(x), references
 
     def loss(self, output: QueryOutput, boxes: BoxBatch) -> dict[str, Tensor]:
         """How far the output is from the objects that are there.
@@ -230,6 +181,82 @@ class QueryHead(nn.Module):
             nms_threshold=1.0 if nms_threshold is None else nms_threshold,  # no overlap is above 1
             max_outputs=max_outputs,
         )
+
+
+class QueryHead(SetPrediction):
+    """Queries, a decoder and two predictors, their loss, and the boxes that they mean.
+
+    Layers are pre-norm, with one norm and one pair of predictors behind all of them. Where tokens and queries are, they
+    are told in two ways: a Fourier code, which is added at the start as 3DETR does, and a rotary code in every
+    attention, in place of the sums that DETR repeats in every layer: so a query finds tokens by where they lie from it.
+
+    Args:
+        in_channels: of the map or tokens.
+        num_classes: without "no object".
+        queries: one of `pctransformer.heads.object_queries`, of `dim` channels.
+        range: (x, y, z) of the lowest corner of the detection range, then of the highest, metres: objects whose centre
+            is beyond its sides have no effect, as beside the maps of other heads.
+        dim: channels of queries and tokens.
+        depth: decoder layers.
+        num_heads: of attention.
+        refine: whether each layer's queries move to the centres that the layer before found, with no gradient through
+            the move (Zhu et al., Deformable DETR, 2021, section 4.2).
+        max_tokens: of a map; see `as_tokens`.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        *,
+        num_classes: int,
+        queries: nn.Module,
+        range: Sequence[float],
+        dim: int = 128,
+        depth: int = 3,
+        num_heads: int = 4,
+        refine: bool = False,
+        max_tokens: int = 1600,
+    ) -> None:
+        super().__init__()
+        _checks.integer(num_classes, "num_classes", 1)
+        _checks.integer(depth, "depth", 1)
+        _checks.integer(max_tokens, "max_tokens", 1)
+        self.num_classes, self.range, self.refine, self.max_tokens = num_classes, tuple(range), refine, max_tokens
+        self.project = nn.Linear(in_channels, dim)
+        self.position = nn.Sequential(
+            FourierPosition(dim, frequency=_FREQUENCY), nn.Linear(dim, dim), nn.ReLU(), nn.Linear(dim, dim)
+        )
+        self.memory_norm = nn.LayerNorm(dim)
+        self.queries = queries
+        self.layers = _decoder(dim, depth, num_heads)
+        self.norm = nn.LayerNorm(dim)
+        self.classify = nn.Linear(dim, num_classes + 1)
+        self.box = nn.Sequential(nn.Linear(dim, dim), nn.ReLU(), nn.Linear(dim, 8))
+
+    def forward(self, features: BevMap | PointBatch) -> QueryOutput:
+        """What every query says, from a map or from tokens with `in_channels`.
+
+        Raises:
+            ValueError: tokens have no features, or queries need a map and there is none.
+        """
+        bare = as_tokens(features, self.max_tokens)
+        tokens = bare.replace(features=self.project(bare.features))
+        references, x, heatmap = self.queries(features, tokens)  # (B, N, 3), (B, N, dim)
+        memory = self.memory_norm(tokens.features + self.position(tokens.xyz))
+        x = x + self.position(references)
+        said: list[tuple[Tensor, Tensor, Tensor]] = []
+        for layer in self.layers:
+            x = _look(layer, x, references, memory, tokens)
+            said.append(self.answer(x, references))
+            if self.refine:
+                references = (references + said[-1][1][..., :3]).detach()
+        return collected(said, heatmap)
+
+
+def collected(said: Sequence[tuple[Tensor, Tensor, Tensor]], heatmap: Heatmap | None) -> QueryOutput:
+    """The answers after each layer, together."""
+    logits, codes, references = (torch.stack(parts, 1) for parts in zip(*said, strict=True))
+    return QueryOutput(logits, codes, references, heatmap)
 
 
 def as_tokens(features: BevMap | PointBatch, max_tokens: int) -> PointBatch:

@@ -24,6 +24,8 @@ from pctransformer.ops import _checks, deformable_attention
 from pctransformer.ops.deformable import cells_of_samples
 from pctransformer.voxels import BevMap, Grid
 
+_START = 1e-3  # standard deviation of the weights that choose places
+
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class MapLevels:
@@ -50,6 +52,15 @@ class MapLevels:
             BevMap(part.transpose(1, 2).unflatten(2, shape), grid)
             for part, shape, grid in zip(parts, self.shapes, self.grids, strict=True)
         ]
+
+    def __len__(self) -> int:
+        """How many clouds."""
+        return self.cells.shape[0]
+
+    @property
+    def features(self) -> Tensor:
+        """(B * S, C) the cells as packed tokens, cloud after cloud."""
+        return self.cells.flatten(0, 1)
 
     def replace(self, cells: Tensor) -> MapLevels:
         """The same levels with other cells (B, S, C')."""
@@ -82,8 +93,9 @@ class MultiScaleDeformableAttention(RecordedLayer):
         offsets = q W_f, in cells of the level;   A_h = softmax over l and p of q W_a;   v = cells W_v
 
     No keys: weights, and where to look, follow from the query alone. Before training each head looks along a ray of its
-    own, point p at p + 1 cells on the square ring around the query, all with the same weight. The authors train W_f ten
-    times more slowly than the rest.
+    own, point p at p + 1 cells on the square ring around the query, all with the same weight, but for thousandths: the
+    authors' W_f and W_a are 0, and what is in front of them learns nothing from the first step. They train W_f ten times
+    more slowly than the rest.
 
     While it is recorded, its keys are the four cells around each place, -1 outside of the maps, with their shares of
     the weight: places outside are what a head's weights lack to a sum of 1.
@@ -108,7 +120,7 @@ class MultiScaleDeformableAttention(RecordedLayer):
         self.offsets, self.weights = nn.Linear(dim, 2 * places), nn.Linear(dim, places)
         self.value, self.out = nn.Linear(dim, dim), nn.Linear(dim, dim)
         for layer in (self.offsets, self.weights):
-            nn.init.zeros_(layer.weight)
+            nn.init.normal_(layer.weight, std=_START)
         for layer in (self.value, self.out):
             nn.init.xavier_uniform_(layer.weight)
         for layer in (self.weights, self.value, self.out):
@@ -170,16 +182,15 @@ class DeformableEncoderLayer(nn.Module):
         self.attention, self.residual = attention, residual()
         self.mlp, self.mlp_residual = mlp, residual()
 
-    def forward(self, levels: MapLevels, places: Tensor, code: Tensor) -> MapLevels:
+    def forward(self, levels: MapLevels, places: Tensor) -> MapLevels:
         """
         Args:
             levels: maps with C channels.
             places: (B, S, L, 2) of the cells.
-            code: (S, C) position code of the cells, which chooses places and weights, and is no part of the values.
         """
 
         def look(cells: Tensor) -> Tensor:
-            return self.attention(cells + code, places, levels.replace(cells), keys="tokens")
+            return self.attention(cells, places, levels.replace(cells), keys="tokens")
 
         cells = self.residual(levels.cells, look)
         return levels.replace(self.mlp_residual(cells, self.mlp))
@@ -194,7 +205,10 @@ class DeformableEncoder(nn.Module):
         position: xyz (S, 3) -> code (S, dim).
         norm: behind the last layer; pre-norm layers want one. None: there is none.
 
-    Source: Zhu et al., 2021, section 4.1, with the learned code of each level that is added to that of the position.
+    A cell knows where it is, and its level by a learned code: both are added at the start, where the paper adds them to
+    the queries of every layer.
+
+    Source: Zhu et al., 2021, section 4.1.
     """
 
     def __init__(
@@ -219,9 +233,10 @@ class DeformableEncoder(nn.Module):
         xyz = levels.centers()
         level_codes = [code.expand(ny * nx, -1) for code, (ny, nx) in zip(self.level_code, levels.shapes, strict=True)]
         code = self.position(xyz) + torch.cat(level_codes)  # (S, dim)
-        places = levels.places(xyz).expand(levels.cells.shape[0], -1, -1, -1)
+        places = levels.places(xyz).expand(len(levels), -1, -1, -1)
+        levels = levels.replace(levels.cells + code)
         for layer in self.layers:
-            levels = layer(levels, places, code)
+            levels = layer(levels, places)
         return levels.replace(self.norm(levels.cells))
 
 

@@ -12,6 +12,7 @@ from pctransformer.heads.anchor import KITTI_ANCHORS, AnchorClass, AnchorHead, A
 from pctransformer.heads.center import CenterHead, CenterOutput
 from pctransformer.heads.object_queries import HeatmapQueries
 from pctransformer.heads.query import QueryHead, QueryOutput
+from pctransformer.layers.deformable import MapLevels
 from pctransformer.points import PointBatch
 from pctransformer.voxels import BevMap, Grid
 
@@ -70,12 +71,12 @@ class Detector(nn.Module):
         """Classes of boxes."""
         return self.head.num_classes
 
-    def forward_features(self, points: PointBatch | Tensor | Sequence[Tensor]) -> BevMap | PointBatch:
+    def forward_features(self, points: PointBatch | Tensor | Sequence[Tensor]) -> BevMap | PointBatch | MapLevels:
         """The map, `num_features` channels, from a PointBatch, a (B, N, 3 + C) tensor or a list of (n, 3 + C); tokens
         of models whose head takes them."""
         raise NotImplementedError
 
-    def forward_head(self, features: BevMap | PointBatch) -> Output:
+    def forward_head(self, features: BevMap | PointBatch | MapLevels) -> Output:
         """What the head says of what `forward_features` gave."""
         output: Output = self.head(features)
         return output

@@ -65,6 +65,7 @@ _VITDET = "after Li et al., Exploring Plain Vision Transformer Backbones (ViTDet
 _SMLP = "after Tang et al., Sparse MLP for Image Recognition, 2021, arXiv:2109.05422"
 _SECOND = "Yan et al., SECOND: Sparsely Embedded Convolutional Detection, 2018, Sensors 18(10)"
 _VOXEL_TRANSFORMER = "after Liu et al., Swin Transformer, 2021, and Wang et al., DSVT, 2023, arXiv:2301.06051"
+_DEFORMABLE_DETR = "after Zhu et al., Deformable DETR, 2021, arXiv:2010.04159"
 _3DETR = "after Misra et al., 3DETR, 2021, arXiv:2109.08141"
 _OPENPCDET = "github.com/open-mmlab/OpenPCDet"
 _POINT_GPT = "Chen et al., PointGPT, 2023, arXiv:2305.11487"
@@ -310,6 +311,22 @@ _MODELS = {
             "voxel_transformer",
             "pillar transformer of a third of the width on coarser pillars for training on a CPU",
             _VOXEL_TRANSFORMER,
+            task="detection",
+            graph="pieces",
+        ),
+        ModelInfo(
+            "deformable_detector",
+            "deformable_detector",
+            "pillars, then deformable attention on maps of three resolutions, and queries",
+            _DEFORMABLE_DETR,
+            task="detection",
+            graph="pieces",
+        ),
+        ModelInfo(
+            "deformable_detector_small",
+            "deformable_detector",
+            "deformable detector of half the width on coarser pillars for training on a CPU",
+            _DEFORMABLE_DETR,
             task="detection",
             graph="pieces",
         ),

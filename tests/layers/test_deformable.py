@@ -64,6 +64,8 @@ def test_levels_are_maps_side_by_side():
     assert packed.cells.shape == (2, CELLS, 5)
     assert torch.equal(packed.cells[1, 2 * 8 + 3], maps[0].features[1, :, 2, 3])
     assert torch.equal(packed.cells[1, 48 + 1 * 4 + 3], maps[1].features[1, :, 1, 3])
+    assert len(packed) == 2
+    assert torch.equal(packed.features[CELLS], packed.cells[1, 0])
     for before, after in zip(maps, packed.to_maps(), strict=True):
         assert torch.equal(before.features, after.features)
         assert before.grid == after.grid
@@ -120,8 +122,8 @@ def test_heads_look_along_rays_before_training():
         torch.testing.assert_close(rays[:, level, 1], 2 * expected)
     corner = attention(heads=8, points=1, trained=False).offsets.bias.view(8, 2, 1, 2)[3, 0, 0]
     torch.testing.assert_close(corner, torch.tensor([-1.0, 1]))
-    assert not layer.offsets.weight.any()
-    assert not layer.weights.weight.any()
+    assert layer.offsets.weight.abs().max() < 0.01
+    assert layer.weights.weight.abs().max() < 0.01
     assert not layer.weights.bias.any()
 
 
@@ -178,17 +180,18 @@ def test_another_number_of_levels_is_an_error():
 # ---- encoder ---------------------------------------------------------------------------------------------------------
 def test_encoder_layer_adds_what_each_part_makes():
     layer = DeformableEncoderLayer(attention(), MLP(8, 16), residual)
-    packed, code = levels(), torch.randn(CELLS, 8)
+    packed = levels()
     places = packed.places(packed.centers()).expand(2, -1, -1, -1)
     normed = layer.residual.norm(packed.cells)
-    expected = packed.cells + layer.attention(normed + code, places, packed.replace(normed))
+    expected = packed.cells + layer.attention(normed, places, packed.replace(normed))
     expected = expected + layer.mlp(layer.mlp_residual.norm(expected))
-    assert torch.equal(layer(packed, places, code).cells, expected)
+    assert torch.equal(layer(packed, places).cells, expected)
 
 
 def test_cells_look_around_themselves():
     """Before training along rays of three cells to the right, up, left and down."""
     model, packed = encoder(depth=1, trained=False), levels(clouds=1)
+    nn.init.zeros_(model.layers[0].attention.offsets.weight)
     before = model(packed).to_maps()[0].features
     changed = packed.cells.clone()
     changed[0, 3 * 8 + 1, 0] += 1  # row 3, column 1 of the finer level
@@ -196,6 +199,16 @@ def test_cells_look_around_themselves():
     expected = torch.zeros(6, 8, dtype=torch.bool)
     expected[3, :5] = expected[:, 1] = True
     assert torch.equal(((after - before).abs() > 1e-4).any(1)[0], expected)
+
+
+def test_encoder_adds_where_cells_are_and_their_level():
+    model, packed = encoder(depth=1), levels()
+    code = model.position(packed.centers())
+    code[:48] += model.level_code[0]
+    code[48:] += model.level_code[1]
+    places = packed.places(packed.centers()).expand(2, -1, -1, -1)
+    expected = model.norm(model.layers[0](packed.replace(packed.cells + code), places).cells)
+    torch.testing.assert_close(model(packed).cells, expected)
 
 
 def test_encoder_keeps_clouds_and_grids_apart():

@@ -44,6 +44,9 @@ SIZES: dict[str, dict[str, Any]] = {
     "voxel_transformer": _WINDOWS | {"voxel_size": (1, 1, 0.125)},
     "voxel_transformer_small": {"anchors": ANCHORS, "point_range": _RANGE, "voxel_size": (0.5, 0.5, 0.5)},
     "pillar_transformer": _WINDOWS | {"voxel_size": (1, 1)},
+    "deformable_detector": {"point_range": _RANGE, "voxel_size": (0.5, 0.5), "width": 8, "dim": 16, "num_heads": 2}
+    | {"layers": (1, 1), "depth": 1, "decoder_depth": 2, "num_queries": 12},
+    "deformable_detector_small": {"point_range": _RANGE, "voxel_size": (0.5, 0.5)},
     "point_detr": _POINTS | {"widths": (16, 24), "depth": 1, "decoder_depth": 2, "num_heads": 2},
     "point_detr_small": _POINTS,
     "pillar_transformer_small": {"anchors": ANCHORS, "point_range": _RANGE, "voxel_size": (0.5, 0.5)},
