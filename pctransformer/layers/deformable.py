@@ -94,8 +94,8 @@ class MultiScaleDeformableAttention(RecordedLayer):
 
     No keys: weights, and where to look, follow from the query alone. Before training each head looks along a ray of its
     own, point p at p + 1 cells on the square ring around the query, all with the same weight, but for thousandths: the
-    authors' W_f and W_a are 0, and what is in front of them learns nothing from the first step. They train W_f ten times
-    more slowly than the rest.
+    authors' W_f and W_a are 0, so that what is in front of them learns nothing from the first step. They train W_f ten
+    times more slowly than the rest.
 
     While it is recorded, its keys are the four cells around each place, -1 outside of the maps, with their shares of
     the weight: places outside are what a head's weights lack to a sum of 1.
