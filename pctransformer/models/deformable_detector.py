@@ -134,7 +134,8 @@ def deformable_detector(
     if head == "query":
         on_top = DeformableQueryHead(
             num_classes=num_classes, queries=HeatmapQueries(num_queries, dim, dim, num_classes=num_classes),
-            range=point_range, dim=dim, num_levels=len(stages), depth=decoder_depth, num_heads=num_heads, num_points=num_points,
+            range=point_range, dim=dim, num_levels=len(stages), depth=decoder_depth, num_heads=num_heads,
+            num_points=num_points,
         )  # fmt: skip
     else:
         on_top = detection_head(
