@@ -343,6 +343,7 @@ def portable():
     return getattr(torch.ops, name)
 
 
+@compiled_only
 @pytest.mark.parametrize("dim", [5, 16, 70])
 def test_same_bits_on_every_processor(portable, dim):
     arguments = samples(dim=dim)

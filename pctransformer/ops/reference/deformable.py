@@ -16,7 +16,7 @@ def deformable_attention(value: Tensor, level_shapes: Sequence[int], locations: 
         sampled = torch.where(grid.isnan().any(-1)[:, None], torch.nan, sampled)  # (BH, D, Q, P)
         output = output + (sampled * weight[:, None]).sum(-1)
     # (BH, D, Q) -> (B, Q, HD)
-    return output.unflatten(0, (batch, heads)).permute(0, 3, 1, 2).flatten(2)
+    return output.unflatten(0, (batch, heads)).permute(0, 3, 1, 2).flatten(2).contiguous()
 
 
 def deformable_attention_backward(
