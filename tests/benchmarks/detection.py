@@ -37,11 +37,13 @@ from pctransformer.training.scans import ScanPart
 
 CLASSES = ("Car", "Pedestrian", "Cyclist")
 BATCH = 4
+_MANY = 100  # frames, so that starting processes does not count much
 
 
-def seconds(call: Callable[[], object], rounds: int) -> float:
-    """Median over the rounds, after one that does not count."""
-    call()
+def seconds(call: Callable[[], object], rounds: int, *, warm: bool = True) -> float:
+    """Median over the rounds, after one that does not count, if `warm`."""
+    if warm:
+        call()
     found = []
     for _ in range(rounds):
         begin = time.perf_counter()
@@ -56,11 +58,21 @@ def data_stages(scans: ScanDataset, frames: int, rounds: int) -> dict[str, float
     with tempfile.NamedTemporaryFile(suffix=".bin") as file:
         Path(file.name).write_bytes(sweep.tobytes())
         reading = seconds(lambda: read_points(file.name, columns=4), rounds)
+    threads = torch.get_num_threads()
+    in_processes = {
+        f"simulate in {threads} processes, {what}": seconds(
+            lambda view=view: street_frames(_MANY, camera_view=view, workers=threads), 1, warm=False
+        )
+        / _MANY
+        for what, view in (("camera's view", True), ("whole sweep", False))
+        if threads > 1
+    }
     augmenting = seconds(lambda: [scans[i] for i in range(frames)], 3)
     batch = [scans[i] for i in range(BATCH)]
     return {
         "simulate, camera's view": seconds(lambda: street_frames(4), 2) / 4,
         "simulate, whole sweep": seconds(lambda: street_frames(4, camera_view=False), 2) / 4,
+        **in_processes,
         "read a sweep of 120 000 points": reading,
         "augment (paste, mirror, turn, scale, crop, shuffle)": augmenting / frames,
         "pack a batch": seconds(lambda: collate_scans(batch), rounds) / BATCH,
