@@ -15,7 +15,7 @@ from pctransformer.datasets.scans import collate_scans
 from pctransformer.errors import UserError
 from pctransformer.evaluation.scans import detect_in_scans
 from pctransformer.heads.anchor import anchors_from_boxes
-from pctransformer.models import model_options
+from pctransformer.models import list_models, model_options
 from pctransformer.models.detector import Detector
 from pctransformer.training import command
 from pctransformer.training.checkpoint import Checkpoint
@@ -82,8 +82,9 @@ def _channels(scans: TrainingScans) -> int:
 
 def _anchors(settings: DetectionTraining, scans: TrainingScans) -> dict[str, Any]:
     """Anchors of other classes than KITTI's have the sizes of their boxes."""
-    head = settings.model_options.get("head", model_options(settings.model)["head"].default)
-    if settings.data.classes == CLASS_NAMES or head != "anchor":
+    if settings.data.classes == CLASS_NAMES or settings.model not in list_models(task="detection"):
+        return {}  # what is wrong with another model, `make_model` says
+    if settings.model_options.get("head", model_options(settings.model)["head"].default) != "anchor":
         return {}
     parts = scans.train.scans
     labelled = [parts[i] for i in range(len(parts))]

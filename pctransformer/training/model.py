@@ -111,6 +111,7 @@ def _fits(value: Any, kind: Any) -> bool:
     if origin in (typing.Union, types.UnionType):
         return any(_fits(value, one) for one in inner)
     if origin is tuple:
+        inner = (inner[0],) * len(value) if inner[1:] == (...,) and isinstance(value, (list, tuple)) else inner
         return isinstance(value, (list, tuple)) and len(value) == len(inner) and all(map(_fits, value, inner))
     if origin is float:
         return type(value) in (int, float)

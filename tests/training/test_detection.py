@@ -204,6 +204,7 @@ def test_several_sources(tmp_path, streets):
     ("arguments", "text"),
     [
         (["--model", "pct", "--model-options"], "is for classification"),
+        (["--model", "pointpilars", "--classes", "Car", "--model-options"], "did you mean"),
         (["--validation", "1"], "--validation must be from 0 to below 1"),
         (["--repeat", "1", "2"], "--repeat wants a number from 1 up for each of 1 sources"),
         (["--classes", "Car", "Car"], "--classes wants names, each once"),

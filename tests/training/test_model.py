@@ -19,6 +19,7 @@ from pctransformer.training.model import _fits, make_model
         (str, ["lstm", ""], [4, None]),
         (Literal["none", "first"], ["none"], ["nil", None]),
         (tuple[int, int], [[8, 8], (8, 8)], [[8], [8, 8, 8], [8, "8"], 8, "88"]),
+        (tuple[int, ...], [[8], (8, 8, 8), []], [[8, "8"], 8, "88"]),
         (Mapping[str, Any] | None, [{"num_heads": 2}, None], [[2], "num_heads=2"]),
     ],
 )
