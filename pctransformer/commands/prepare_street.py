@@ -17,11 +17,14 @@ class Config:
     folder: Positional[Annotated[Path, arg(metavar="FOLDER")]]
     """Must not exist, or be empty; it appears when all is written."""
     frames: Annotated[int, arg(metavar="N")] = 1000
-    """Frames to train with, 2 MB each."""
+    """Frames to train with."""
     val_frames: Annotated[int, arg(metavar="M")] = 200
     """Frames to validate with."""
     seed: int = 0
     """Of the streets."""
+    camera_view: bool = False
+    """Write only points that the camera sees, as detectors of KITTI are trained on them: 0.3 MB a frame where a whole
+    sweep has 2 MB, and made in half the time."""
     workers: int = 2
     """Processes that make them; the frames are the same for any number."""
 
@@ -45,6 +48,7 @@ def run(config: Config) -> int:
         config.frames,
         config.val_frames,
         seed=config.seed,
+        camera_view=config.camera_view,
         workers=config.workers,
         watch=lambda made: track(
             made, "frames", total=total, console=shown, transient=True, disable=not shown.is_terminal

@@ -36,6 +36,14 @@ def test_kittis_readers_give_back_the_same_frames(folder):
     assert any(frame.plane is not None for frame in both)
 
 
+def test_frames_may_have_what_the_camera_sees_alone(tmp_path, capsys):
+    arguments = ["prepare", "street", str(tmp_path / "street"), "--frames", "1", "--val-frames", "0", "--seed", "3"]
+    assert cli.main([*arguments, "--camera-view", "--workers", "0"]) == 0
+    assert "1 frames" in capsys.readouterr().out
+    (written,) = read_split(tmp_path / "street", "train")
+    assert_same(street_frames(1, seed=3, camera_view=True)[0], written)
+
+
 def test_lines_of_a_calibration_stand_where_others_count_them(folder):
     lines = (folder / "training" / "calib" / "000000.txt").read_text().splitlines()
     names = ["P0", "P1", "P2", "P3", "R0_rect", "Tr_velo_to_cam", "Tr_imu_to_velo"]
