@@ -144,10 +144,10 @@ class ScanDataset(torch.utils.data.Dataset[Scan]):
         read = functools.partial(_read_place, places)
         return self._changed(names, read, self.transform, self.seed, self.only_with_boxes)
 
-    def held_out_rows(self, share: float) -> tuple[np.ndarray, np.ndarray]:
-        """Rows without a share of the scans, and the rows of these: always the same ones, drawn by chance; sorted. Of a
-        share above 0 at least one."""
-        order = torch.randperm(len(self), generator=generator_for(0)).numpy()
+    def held_out_rows(self, share: float, *, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+        """Rows without a share of the scans, and the rows of these, drawn by chance, the same ones for the same seed;
+        sorted. Of a share above 0 at least one."""
+        order = torch.randperm(len(self), generator=generator_for(seed)).numpy()
         count = max(round(share * len(self)), 1 if share > 0 else 0)
         return np.sort(order[count:]), np.sort(order[:count])
 

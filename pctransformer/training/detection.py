@@ -28,7 +28,7 @@ from pctransformer.training.progress import Display
 from pctransformer.training.report import as_trained, draw_training
 from pctransformer.training.run_folder import RunFolder
 from pctransformer.training.scans import ScanPart, TrainingScans, testing_scans, training_scans
-from pctransformer.training.settings import DetectionTraining
+from pctransformer.training.settings import DetectionTraining, ScanData
 
 
 def run(settings: DetectionTraining) -> int:
@@ -52,7 +52,7 @@ def train(settings: DetectionTraining) -> RunFolder:
 # ---- the training ----------------------------------------------------------------------------------------------------
 def _plan(settings: DetectionTraining, pretrained: Path | None, folder: RunFolder, world: World) -> Plan:
     data = settings.data
-    scans = training_scans(data)
+    scans = training_scans(data, settings.seed)
     made: dict[str, Any] = {"in_channels": _channels(scans), "num_classes": len(data.classes)}
     options = {**_anchors(settings, scans), **settings.model_options}
     model = make_model(settings.model, options, task="detection", pretrained=pretrained, **made)
@@ -69,10 +69,18 @@ def _plan(settings: DetectionTraining, pretrained: Path | None, folder: RunFolde
             prefer=_prefer,
             about={**about, "class_names": list(data.classes)},
         ),
-        data=f"{' and '.join(data.data)}: {len(scans.train)} scans, {len(scans.held_out)} more held out; looked for:"
-        f" {', '.join(data.classes)}",
+        data=_describe_data(data, scans),
         finish=lambda best, display: _finish(settings, best, display, world.device),
         use=f"pctransformer predict FILE --model {folder.path}",
+    )
+
+
+def _describe_data(settings: ScanData, scans: TrainingScans) -> str:
+    share = settings.label_fraction
+    return (
+        f"{' and '.join(settings.data)}: {len(scans.train)} scans, {len(scans.held_out)} more held out"
+        f"{'' if share == 1 else f', the {100 * share:.4g} % that are labelled'}; looked for:"
+        f" {', '.join(settings.classes)}"
     )
 
 

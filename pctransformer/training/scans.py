@@ -58,9 +58,9 @@ class ScanPart:
         frames = tuple(self.frames[row] for row in rows) if self.frames else ()
         return dataclasses.replace(self, scans=self.scans.subset(rows), frames=frames)
 
-    def hold_out(self, share: float) -> tuple[ScanPart, ScanPart]:
-        """The part without a share of its scans, and these; see `ScanDataset.hold_out`."""
-        rest, held_out = (rows.tolist() for rows in self.scans.held_out_rows(share))
+    def hold_out(self, share: float, *, seed: int = 0) -> tuple[ScanPart, ScanPart]:
+        """The part without a share of its scans, and these; see `ScanDataset.held_out_rows`."""
+        rest, held_out = (rows.tolist() for rows in self.scans.held_out_rows(share, seed=seed))
         return self.take(rest), self.take(held_out)
 
     def objects(self) -> ObjectDatabase | None:
@@ -105,8 +105,11 @@ class TrainingScans:
         return scans.with_transform(recipe, seed=seed, only_with_boxes=True)
 
 
-def training_scans(settings: ScanData) -> TrainingScans:
-    """Read or simulate the training scans, and hold out some of each source.
+def training_scans(settings: ScanData, seed: int) -> TrainingScans:
+    """Read or simulate the training scans, keep of each source what is labelled, and hold out some of that.
+
+    Args:
+        seed: of the choice of what is labelled.
 
     Raises:
         UserError: a file is missing or broken, there are too few scans, or a setting is out of range.
@@ -118,10 +121,15 @@ def training_scans(settings: ScanData) -> TrainingScans:
             f"--repeat wants a number from 1 up for each of {len(settings.data)} sources, got"
             f" {' '.join(map(str, settings.repeat))}"
         )
-    parts = [open_scans(source, settings, "train").hold_out(settings.validation) for source in _sources(settings)]
+    if not 0 < settings.label_fraction <= 1:
+        raise UserError(f"--label-fraction must be above 0 and at most 1, got {settings.label_fraction}")
+    sources = [open_scans(source, settings, "train") for source in _sources(settings)]
+    if settings.label_fraction < 1:
+        sources = [part.hold_out(settings.label_fraction, seed=seed)[1] for part in sources]
+    parts = [part.hold_out(settings.validation) for part in sources]
     train, held_out = [part[0] for part in parts], joined_parts([part[1] for part in parts])
     if not all(map(len, train)) or (settings.validation and not len(held_out)):
-        raise UserError(f"{' and '.join(settings.data)}: too few scans to hold some out; give --validation 0")
+        raise UserError(f"{' and '.join(settings.data)}: too few labelled scans to hold some out; give --validation 0")
     return TrainingScans(tuple(train), held_out)
 
 

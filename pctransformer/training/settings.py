@@ -169,6 +169,9 @@ class ScanData:
     validation: float = 0.05
     """Share of the training scans that is held out, to choose the epoch by; the same scans for every seed. 0, as in
     published trainings: the last epoch is taken."""
+    label_fraction: float = 1.0
+    """Share of the training scans of each source that are labelled, held-out ones included; the rest is not used, nor
+    are its objects pasted. Which ones depends on the seed."""
     num_scans: int = 1000
     """Simulated scans to train on; a quarter as many to test on."""
 

@@ -1,6 +1,8 @@
 """The command as a user runs it, on a road with two cars of points in each scan, in KITTI's folders."""
 
+import dataclasses
 import json
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -14,6 +16,8 @@ from pctransformer.datasets.kitti import read_objects, write_objects
 from pctransformer.datasets.lidar_folder import lidar_folder, write_lidar_scan
 from pctransformer.datasets.scans import Scan
 from pctransformer.training import checkpoint
+from pctransformer.training.scans import testing_scans, training_scans
+from pctransformer.training.settings import ScanData
 from tests.datasets.kitti.files import CALIBRATION, camera_objects, points_within, road
 from tests.training.runs import assert_resumes, in_two_processes
 
@@ -200,9 +204,46 @@ def test_several_sources(tmp_path, streets):
     assert about["data"]["held_out"] == 8
 
 
+def test_a_share_of_the_scans_is_labelled_by_seed(streets):
+    """Held-out scans are of that share, and so are the objects that are pasted."""
+    some = ScanData(data=(str(streets), str(streets)), validation=0.25, label_fraction=0.5)
+    first, again, other = (training_scans(some, seed) for seed in (0, 0, 1))
+    of_source = [set(part.scans.names) for part in first.sources]
+    assert [len(part) for part in first.sources] == [6, 6]  # of 16 scans 8 are labelled, of these 2 held out
+    assert len(first.held_out) == 4
+    assert set(first.held_out.scans.names).isdisjoint(of_source[0] | of_source[1])
+    assert again.train.scans.names == first.train.scans.names
+    assert again.held_out.scans.names == first.held_out.scans.names
+    assert set(other.sources[0].scans.names) != of_source[0]
+    assert set(first.sources[0].objects().frames) == of_source[0]
+    every = training_scans(dataclasses.replace(some, label_fraction=1), 0)
+    assert len(every.train) + len(every.held_out) == 32
+    assert len(testing_scans(some, "test")) == 4  # all of it
+
+
+def test_a_prepared_database_is_cut_to_the_labelled_scans(tmp_path, streets):
+    copy = tmp_path / "data"
+    shutil.copytree(streets, copy)
+    assert cli.main(["prepare", "kitti", str(copy)]) == 0
+    some = ScanData(data=(str(copy),), label_fraction=0.5, validation=0.25)
+    (labelled,) = training_scans(some, 0).sources
+    assert labelled.database is not None
+    assert set(labelled.objects().frames) == set(labelled.scans.names)
+
+
+def test_training_with_some_labels_says_so_and_repeats(tmp_path, streets):
+    arguments = ["--data", streets, *SMALL, "--label-fraction", 0.5, "--batch-size", 2]
+    assert_resumes(run, tmp_path, *arguments, at=(1, 1))
+    assert checkpoint.read(tmp_path / "whole").about["data"]["train"] == 6
+    text = f"{streets}: 6 scans, 2 more held out, the 50 % that are labelled; looked for: Car"
+    assert text in (tmp_path / "whole" / "log.txt").read_text()
+
+
 @pytest.mark.parametrize(
     ("arguments", "text"),
     [
+        (["--label-fraction", "0"], "--label-fraction must be above 0 and at most 1"),
+        (["--label-fraction", "0.01"], "too few labelled scans to hold some out"),
         (["--model", "pct", "--model-options"], "is for classification"),
         (["--model", "pointpilars", "--classes", "Car", "--model-options"], "did you mean"),
         (["--validation", "1"], "--validation must be from 0 to below 1"),
