@@ -34,7 +34,7 @@ MAY_IMPORT = {
     "models": MODELS,
     "datasets": {"atomic", "errors", *TENSORS},
     "evaluation": {"datasets", "errors", *TENSORS},
-    "visualization": {"datasets", "evaluation", "errors", "layers", *TENSORS},
+    "visualization": {"atomic", "datasets", "evaluation", "errors", "layers", *TENSORS},
     "training": {"models", *MODELS, *AROUND},
     "predict": {"models", "training", "predict_scenes", "predict_boxes", *MODELS, *AROUND},
     "predict_scenes": {"models", "training", *MODELS, *AROUND},
