@@ -121,11 +121,13 @@ struct Shares {
   template <class T>
   explicit Shares(const Attention<T>& p) {
     constexpr int64_t kShares = 32, kCutsOfAllHeads = 16;
-    constexpr double kLeastWork = 1 << 16;
+    // Every share has a table of its own, which is cleared and summed: that must stay little beside its work.
+    constexpr double kWorkPerBias = 64;
+    const double least_work = std::max<double>(1 << 16, p.table ? kWorkPerBias * p.window.size() : 0);
     const auto work = [&](int64_t b) { return double(p.queries(b)) * p.keys(b) * (p.dim + p.value_dim); };
     double total = 0;
     for (int64_t b = 0; b < p.sequences; ++b) total += work(b);
-    const double each = std::max(total / kShares, kLeastWork);
+    const double each = std::max(total / kShares, least_work);
     parts.resize(kShares);
     double before = 0;
     for (int64_t b = 0; b < p.sequences; ++b) {
@@ -174,10 +176,13 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> backward(const Attention<T>& p, const
       T* rows = of_query + p.query_rows[piece.b] * p.row();
       for (int64_t i = 0; i < piece.last_query * p.row(); ++i) rows[i] += spare[spare_row * p.row() + i];
     }
-  for (int64_t i = 0; i < p.heads * biases; ++i) {
-    of_table[i] = 0;
-    for (int64_t s = 0; s < count; ++s) of_table[i] += tables[s * p.heads * biases + i];
-  }
+  parallel_for(0, p.heads * biases, 1 << 12, [&](int64_t begin, int64_t end) {
+    std::fill(of_table + begin, of_table + end, T(0));
+    for (int64_t s = 0; s < count; ++s) {
+      const T* of_share = tables.data() + s * p.heads * biases;
+      for (int64_t i = begin; i < end; ++i) of_table[i] += of_share[i];
+    }
+  });
   return {std::move(grad_query), std::move(grad_key), std::move(grad_value), std::move(grad_table)};
 }
 
