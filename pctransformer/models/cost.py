@@ -11,6 +11,8 @@ from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
+from pctransformer.layers.sparse_convolution import SparseConv3d, SubmanifoldConv3d
+
 
 @dataclass(frozen=True)
 class Cost:
@@ -29,7 +31,8 @@ def cost(model: nn.Module, *inputs: Any) -> tuple[Cost, dict[str, Cost]]:
     """Count a model's parameters, and run it once in evaluation mode to count its multiply-adds.
 
     Counted are matrix products, convolutions and attention (scores and weighted sums), as is usual: not what works
-    value by value (norms, activations, softmax), nor searches for neighbours.
+    value by value (norms, activations, softmax), nor searches for neighbours. Of sparse convolutions and of attention
+    in windows it is what these cells need, so a detector's cost is that of the scan it is given.
 
     Args:
         model: left as it is.
@@ -44,6 +47,11 @@ def cost(model: nn.Module, *inputs: Any) -> tuple[Cost, dict[str, Cost]]:
     model.eval()
     # torch's counter stumbles over a part that gives a view of a parameter, as tables of positions do, if it is learnt
     model.requires_grad_(False)
+    # spconv's kernels are closed to the counter; torch's do the same products
+    sparse = [conv for conv in model.modules() if isinstance(conv, (SparseConv3d, SubmanifoldConv3d))]
+    backends = [conv.backend for conv in sparse]
+    for conv in sparse:
+        conv.backend = "torch"
     counter = FlopCounterMode(display=False)
     try:
         # on CPU, torch counts attention in its explicit form only
@@ -54,6 +62,8 @@ def cost(model: nn.Module, *inputs: Any) -> tuple[Cost, dict[str, Cost]]:
             module.training = True
         for parameter in learnt:
             parameter.requires_grad = True
+        for conv, backend in zip(sparse, backends, strict=True):
+            conv.backend = backend
     counts = {name: sum(by_operator.values()) for name, by_operator in counter.get_flop_counts().items()}
     parts = {
         name: Cost(_parameters(part), _flops(part, f"{type(model).__name__}.{name}", counts) // 2)
