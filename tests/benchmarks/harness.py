@@ -135,7 +135,7 @@ def lidar(points: int = 120_000, seed: int = 0) -> torch.Tensor:
 
 
 # ---- timing ----------------------------------------------------------------------------------------------------------
-def _once(function: Callable[[], Any]) -> tuple[float, float]:
+def once(function: Callable[[], Any]) -> tuple[float, float]:
     """Wall and CPU seconds of one call; on CUDA the time between two events."""
     if args.device == "cuda":
         begin, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
@@ -205,13 +205,13 @@ def bench(
         except Exception as error:
             print(f"   {name}: {type(error).__name__}: {str(error)[:120]}")
             continue
-        wall, cpu = _once(function)
+        wall, cpu = once(function)
         times[name], busy[name] = ([wall], [cpu]) if wall > args.cap else ([], [])
     for _ in range(args.rounds):
         for name in times:
             if times[name] and times[name][0] > args.cap:
                 continue
-            wall, cpu = _once(candidates[name])
+            wall, cpu = once(candidates[name])
             times[name].append(wall)
             busy[name].append(cpu)
     if not times:
