@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from pctransformer.layers.recording import AttentionMap
-    from pctransformer.visualization.rollout import Source
+    from pctransformer.visualization.sources import Source
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,8 @@ def run(config: Config) -> int:
     from pctransformer.training.checkpoint import find_checkpoint
     from pctransformer.visualization.attention import attention_figure, half_of_weight, heat
     from pctransformer.visualization.clouds import heat_colors
-    from pctransformer.visualization.rollout import attention_layers, attention_rollout, layer_attention, passed_over
+    from pctransformer.visualization.rollout import attention_rollout, layer_attention, passed_over
+    from pctransformer.visualization.sources import attention_layers
 
     check_free(config.out)
     checkpoint = find_checkpoint(config.model)
@@ -89,7 +90,7 @@ def run(config: Config) -> int:
 
 def _source(word: str, maps: list[AttentionMap], xyz: Tensor) -> Source:
     """From where to look, as the user says it."""
-    from pctransformer.visualization.rollout import class_token, point, pooled_vector
+    from pctransformer.visualization.sources import class_token, point, pooled_vector
 
     if word not in ("pooled", "class_token") and not word.isdecimal():
         raise UserError(f"--source must be pooled, class_token, or the row of a point, got {word!r}")

@@ -9,13 +9,14 @@ from itertools import pairwise
 import torch
 from torch import nn
 
-from pctransformer.grid_view.neck import enlarging
+from pctransformer.grid_view.neck import enlarging, map_size, record_joined_maps
 from pctransformer.grid_view.norm import batch_norm_map
+from pctransformer.layers.recording import RecordedLayer
 from pctransformer.ops import _checks
 from pctransformer.voxels import BevMap, Grid
 
 
-class BevBackbone(nn.Module):
+class BevBackbone(RecordedLayer):
     """Blocks of convolutions on ever coarser maps, each brought back to the size of the first, side by side.
 
     A block is one convolution with a stride and some without, all of 3 x 3 cells with BatchNorm and ReLU; what brings
@@ -23,6 +24,9 @@ class BevBackbone(nn.Module):
 
     Maps are kept with channels last in memory, which is what convolutions on a CPU, and in half precision on a GPU,
     are fast with.
+
+    Where a model's attention is recorded, convolutions with a stride hand over which cells they saw, each of which
+    counts alike; those without are passed over, as if a cell kept to itself. Blocks side by side count alike.
 
     Args:
         in_channels: channels of the input map.
@@ -87,10 +91,17 @@ class BevBackbone(nn.Module):
         """
         grid = self.out_grid(bev.grid)
         x = bev.features.contiguous(memory_format=torch.channels_last)
-        maps = []
-        for block, up in zip(self.blocks, self.ups):
+        maps, sizes = [], []
+        for block, stride, up in zip(self.blocks, self.strides, self.ups):
+            if self.is_recorded and stride > 1:
+                self.record_cells_of_map(map_size(x), 3, stride, 1)
             x = block(x)
             maps.append(up(x))
+            sizes.append(map_size(x))
+        if self.is_recorded:
+            record_joined_maps(self, sizes)
+            if self.up_strides[0] > 1:
+                self.record_enlarged_map(sizes[0], self.up_strides[0])
         return BevMap(torch.cat(maps, 1), grid)
 
     def out_grid(self, grid: Grid) -> Grid:

@@ -13,9 +13,10 @@ from typing import Any, Literal
 
 from torch import Tensor, nn
 
-from pctransformer.grid_view.neck import Neck
+from pctransformer.grid_view.neck import Neck, record_joined_maps
 from pctransformer.layers.grid_mixers import create_grid_block
 from pctransformer.layers.grid_mixers.grid_mixer import ChannelsFirst
+from pctransformer.layers.recording import RecordedLayer
 from pctransformer.voxels import BevMap, Grid
 
 
@@ -46,7 +47,7 @@ def patches(in_channels: int, out_channels: int, side: int, *, bias: bool) -> Ch
     return ChannelsFirst(nn.Conv2d(in_channels, out_channels, side, stride=side, bias=bias))
 
 
-class MixerStages(nn.Module):
+class MixerStages(RecordedLayer):
     """Stages of layers, each on a map half as fine as that of the one before.
 
     Args:
@@ -67,14 +68,18 @@ class MixerStages(nn.Module):
 
     def forward(self, x: Tensor) -> list[Tensor]:
         """The map of each stage, (B, H_i, W_i, C_i), from (B, H, W, C)."""
-        x = self.stem(x)
-        maps = [self.stages[0](x)]
-        for merge, stage in zip(self.merges, list(self.stages)[1:]):
-            maps.append(stage(merge(maps[-1])))
+        maps: list[Tensor] = []
+        for join, stage in zip([self.stem, *self.merges], self.stages):
+            x = maps[-1] if maps else x
+            joined = join(x)
+            if self.is_recorded:
+                side = x.shape[1] // joined.shape[1]
+                self.record_cells_of_map(x.shape[:3], side, side)
+            maps.append(stage(joined))
         return maps
 
 
-class MixerPyramid(nn.Module):
+class MixerPyramid(RecordedLayer):
     """`MixerStages` on a map seen from above, and a neck that makes one map of theirs, of the first stage's size.
 
     Args:
@@ -96,7 +101,10 @@ class MixerPyramid(nn.Module):
     def forward(self, bev: BevMap) -> BevMap:
         """(B, out_channels, ny / patch, nx / patch) from (B, C, ny, nx), with its grid."""
         grid = self.out_grid(bev.grid)
-        return BevMap(self.neck(self.stages(bev.features.permute(0, 2, 3, 1))), grid)
+        maps = self.stages(bev.features.permute(0, 2, 3, 1))
+        if self.is_recorded:
+            record_joined_maps(self, [(x.shape[0], x.shape[1], x.shape[2]) for x in maps])
+        return BevMap(self.neck(maps), grid)
 
     def out_grid(self, grid: Grid) -> Grid:
         """The grid of the map that comes out: that of the patches.

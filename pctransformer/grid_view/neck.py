@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
 
 from pctransformer.grid_view.norm import batch_norm_map
 from pctransformer.layers.grid_mixers.grid_mixer import ChannelsFirst
+from pctransformer.layers.recording import RecordedLayer
 
 
 def enlarging(in_channels: int, out_channels: int, factor: int) -> nn.Sequential:
@@ -19,6 +22,24 @@ def enlarging(in_channels: int, out_channels: int, factor: int) -> nn.Sequential
         batch_norm_map(out_channels),
         nn.ReLU(inplace=True),
     )
+
+
+def map_size(x: Tensor) -> tuple[int, int, int]:
+    """(B, H, W) of a map (B, C, H, W)."""
+    return x.shape[0], x.shape[2], x.shape[3]
+
+
+def record_joined_maps(layer: RecordedLayer, sizes: Sequence[tuple[int, int, int]]) -> None:
+    """Hand over that maps, each made of the one before, were brought to the size of the first and stand side by side.
+
+    Args:
+        layer: that did it.
+        sizes: (B, H, W) of each map, largest first.
+    """
+    for joined, (coarse, fine) in enumerate(pairwise(reversed(sizes)), 1):
+        if coarse != fine:
+            layer.record_enlarged_map(coarse, fine[1] // coarse[1], joined / (joined + 1))
+            layer.record_skip(math.prod(fine), 1 / (joined + 1))
 
 
 class Neck(nn.Module):

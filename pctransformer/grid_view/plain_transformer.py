@@ -17,6 +17,7 @@ from pctransformer.grid_view.mixer_pyramid import patch_grid, patches
 from pctransformer.layers.grid_mixers import create_grid_block
 from pctransformer.layers.grid_mixers.grid_mixer import ChannelsFirst
 from pctransformer.layers.position import sinusoidal_code
+from pctransformer.layers.recording import RecordedLayer
 from pctransformer.voxels import BevMap, Grid
 
 Propagation = Literal["attention", "convolution"]
@@ -56,7 +57,7 @@ class PropagationConvolution(nn.Module):
         return x + y
 
 
-class PlainTransformer(nn.Module):
+class PlainTransformer(RecordedLayer):
     """Patches of a map as tokens, fixed sines and cosines of where they are, layers of one width, LayerNorm.
 
     Windows do not move, and know where their cells are by Swin's bias; a layer with the whole map in view knows by the
@@ -132,6 +133,8 @@ class PlainTransformer(nn.Module):
             ValueError: the sides of the map are no multiples of `patch` cells.
         """
         grid = self.out_grid(bev.grid)
+        if self.is_recorded:
+            self.record_cells_of_map((len(bev), *bev.grid.shape[1:]), self.patch, self.patch)
         x = self.embedding(bev.features.permute(0, 2, 3, 1))  # (B, H, W, C)
         x = x + map_code(x.shape[1], x.shape[2], x.shape[3], x.device).type_as(x)
         for block in self.blocks:

@@ -10,12 +10,16 @@ import torch
 from torch import nn
 
 from pctransformer.grid_view.norm import batch_norm_rows, normalized
+from pctransformer.layers.recording import RecordedLayer
 from pctransformer.layers.sparse_convolution import Rules, SparseConv3d, SubmanifoldConv3d
 from pctransformer.voxels import Grid, VoxelBatch
 
 
-class SparseLayer(nn.Module):
-    """A sparse convolution without bias, BatchNorm over the occupied cells, ReLU."""
+class SparseLayer(RecordedLayer):
+    """A sparse convolution without bias, BatchNorm over the occupied cells, ReLU.
+
+    Where a model's attention is recorded, it hands over which cells it saw, of which every one counts alike.
+    """
 
     def __init__(self, conv: SubmanifoldConv3d | SparseConv3d) -> None:
         super().__init__()
@@ -23,6 +27,9 @@ class SparseLayer(nn.Module):
 
     def forward(self, voxels: VoxelBatch, rules: Rules | None = None) -> VoxelBatch:
         """The output cells; rules are those of the convolution."""
+        if self.is_recorded:
+            rules = self.conv.rules(voxels) if rules is None else rules
+            self.record_mean(rules.seen())
         voxels = self.conv(voxels, rules)
         return voxels.replace(features=normalized(self.norm, voxels.features).relu())
 

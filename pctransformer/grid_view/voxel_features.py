@@ -9,12 +9,13 @@ import torch
 from torch import Tensor, nn
 
 from pctransformer.grid_view.norm import batch_norm_rows, normalized
+from pctransformer.layers.recording import RecordedLayer
 from pctransformer.ops import _checks, gather, scatter, voxelize
 from pctransformer.points import PointBatch
 from pctransformer.voxels import Grid, VoxelBatch, occupied_cells
 
 
-class MeanVoxelFeatures(nn.Module):
+class MeanVoxelFeatures(RecordedLayer):
     """The mean of the points in each cell: coordinates, then features. Has no parameters.
 
     Args:
@@ -41,6 +42,8 @@ class MeanVoxelFeatures(nn.Module):
             max_points=self.max_points,
             max_voxels=None if self.max_voxels is None else self.max_voxels[0 if self.training else 1],
         )  # fmt: skip
+        if self.is_recorded:
+            self.record_cells(cell_of_point, len(coordinates))
         features = scatter(_all_channels(points), cell_of_point, len(coordinates), "mean")
         return VoxelBatch(coordinates, features, offsets, self.grid)
 
@@ -48,7 +51,7 @@ class MeanVoxelFeatures(nn.Module):
         return f"{self.grid.shape}, max_points={self.max_points}, max_voxels={self.max_voxels}"
 
 
-class PillarFeatures(nn.Module):
+class PillarFeatures(RecordedLayer):
     """A PointNet of one layer on the points of each pillar: linear, BatchNorm, ReLU, maximum over the points.
 
     A point enters with its channels (x, y, z and further ones), its offset from the mean of its pillar's points, and
@@ -98,8 +101,11 @@ class PillarFeatures(nn.Module):
             points.xyz, points.offsets, self.grid.low, self.grid.voxel_size, self.grid.shape, max_points=self.max_points
         )
         with torch.autocast(points.device.type, enabled=False):
-            around, pillar = _in_their_cells(points, coordinates, pillar, self.grid)
+            around, inside, pillar = _in_their_cells(points, coordinates, pillar, self.grid)
             hidden = self.linear(around)  # (N, out_channels)
+            if self.is_recorded:
+                values = normalized(self.norm, hidden.detach()) if not self.training else hidden
+                self.record_maximum_of_pairs(values, pillar, inside, len(coordinates))
             if self.max_points is None:
                 hidden = normalized(self.norm, hidden).relu()
                 features = scatter(hidden, pillar, len(coordinates), "max", backend=self.backend)
@@ -121,7 +127,7 @@ class PillarFeatures(nn.Module):
         return f"{self.grid.shape}, max_points={self.max_points}, backend={self.backend!r}"
 
 
-class DynamicVoxelFeatures(nn.Module):
+class DynamicVoxelFeatures(RecordedLayer):
     """A PointNet on the points of each cell, cells of any height, in layers that know what the one before found.
 
     Points enter as in `PillarFeatures`. Every layer is linear, BatchNorm, ReLU; behind each but the last a point is
@@ -155,13 +161,15 @@ class DynamicVoxelFeatures(nn.Module):
         """Cells with `out_channels` features. On CUDA this waits for the device, which knows how many there are."""
         coordinates, offsets, cell = occupied_cells(points, self.grid)
         with torch.autocast(points.device.type, enabled=False):
-            x, cell = _in_their_cells(points, coordinates, cell, self.grid)
+            x, inside, cell = _in_their_cells(points, coordinates, cell, self.grid)
             found: Tensor | None = None  # (M, width) of the cells
             for linear, norm in zip(self.linears, self.norms):
                 if found is not None:
                     x = torch.cat([x, gather(found, cell)], 1)
                 x = normalized(norm, linear(x)).relu()
                 found = scatter(x, cell, len(coordinates), "max")
+            if self.is_recorded:
+                self.record_maximum_of_pairs(x, cell, inside, len(coordinates))
         assert found is not None
         return VoxelBatch(coordinates, found, offsets, self.grid)
 
@@ -169,8 +177,8 @@ class DynamicVoxelFeatures(nn.Module):
         return f"{self.grid.shape}"
 
 
-def _in_their_cells(points: PointBatch, coordinates: Tensor, cell: Tensor, grid: Grid) -> tuple[Tensor, Tensor]:
-    """The points that are in a cell, and the row of it: cell (N,) of all points, -1 for none, becomes (n,).
+def _in_their_cells(points: PointBatch, coordinates: Tensor, cell: Tensor, grid: Grid) -> tuple[Tensor, Tensor, Tensor]:
+    """The points that are in a cell, their rows (n,), and the row of it: cell (N,) of all, -1 for none, becomes (n,).
 
     Of each point (n, 3 + C + 6): its channels, its offset from the mean of its cell's points, and from the middle.
     """
@@ -180,7 +188,7 @@ def _in_their_cells(points: PointBatch, coordinates: Tensor, cell: Tensor, grid:
     xyz = channels[:, :3]
     mean = scatter(xyz, cell, len(coordinates), "mean")
     middle = grid.centers(coordinates[:, 1:])
-    return torch.cat([channels, xyz - gather(mean, cell), xyz - gather(middle, cell)], 1), cell
+    return torch.cat([channels, xyz - gather(mean, cell), xyz - gather(middle, cell)], 1), inside, cell
 
 
 def _all_channels(points: PointBatch) -> Tensor:

@@ -29,7 +29,7 @@ from torch.nn import functional
 
 from pctransformer.layers.mlp import MLP
 from pctransformer.layers.position import WindowBias
-from pctransformer.layers.recording import RecordedLayer
+from pctransformer.layers.recording import RecordedAttention
 from pctransformer.layers.residual import Residual
 from pctransformer.layers.sparse_convolution import Rules, SubmanifoldConv3d
 from pctransformer.ops import _checks, gather, ragged_attention
@@ -92,7 +92,7 @@ def find_windows(voxels: VoxelBatch, size: Size, *, shifted: bool = False) -> Wi
     )
 
 
-class WindowAttention(RecordedLayer):
+class WindowAttention(RecordedAttention):
     """Multi-head attention of cells to those in their window, with a bias for where both are in it.
 
     The bias is learned for each head and each difference of places. A layer knows one of the two partitions, so regular

@@ -160,6 +160,21 @@ class AnchorHead(nn.Module):
         }
         return {"loss": parts["class"] + parts["box"] + parts["direction"], **parts}
 
+    def score_of(self, output: AnchorOutput, box: Tensor) -> tuple[Tensor, int | None]:
+        """The score before its sigmoid of a box that was found in the first cloud: of the anchor whose box is nearest.
+
+        Args:
+            output: of `forward`.
+            box: (7,) one of `predict`.
+
+        Returns:
+            the logit of its best class, a scalar with a gradient; and None, for no query answers for it.
+        """
+        anchors = self.layout(output.grid).all_boxes(output.box_codes.device)
+        boxes = decode_boxes(full_precision(output.box_codes[0]), anchors)
+        row = (boxes[:, :6] - box[:6].to(boxes)).square().sum(1).argmin()
+        return output.class_logits[0].index_select(0, row[None]).max(), None
+
     @torch.no_grad()
     def predict(
         self,

@@ -117,6 +117,22 @@ class CenterHead(nn.Module):
         parts = {"heatmap": _HEATMAP_WEIGHT * heatmap_loss, "box": _BOX_WEIGHT * box_loss}
         return {"loss": parts["heatmap"] + parts["box"], **parts}
 
+    def score_of(self, output: CenterOutput, box: Tensor) -> tuple[Tensor, int | None]:
+        """The score before its sigmoid of a box that was found in the first cloud: of the cell whose box is nearest.
+
+        Args:
+            output: of `forward`.
+            box: (7,) one of `predict`.
+
+        Returns:
+            the logit of its best class, a scalar with a gradient; and None, for no query answers for it.
+        """
+        _, ny, nx = output.grid.shape
+        cell = torch.arange(ny * nx, device=output.heatmap.device)
+        boxes = decode_centers(full_precision(output.codes[0]), torch.stack([cell // nx, cell % nx], -1), output.grid)
+        row = (boxes[:, :6] - box[:6].to(boxes)).square().sum(1).argmin()
+        return output.heatmap[0].flatten(1).index_select(1, row[None]).max(), None
+
     @torch.no_grad()
     def predict(
         self,

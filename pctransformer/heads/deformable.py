@@ -27,6 +27,7 @@ from pctransformer.layers.mlp import MLP
 from pctransformer.layers.position import FourierPosition, RotaryPosition
 from pctransformer.layers.residual import Residual
 from pctransformer.ops import _checks
+from pctransformer.points import PointBatch
 
 _FREQUENCY = 0.05  # as in heads.query
 _UNIT = 1.0
@@ -78,7 +79,11 @@ class DeformableQueryHead(SetPrediction):
     def forward(self, levels: MapLevels) -> QueryOutput:
         """What every query says, from maps with `dim` channels."""
         first = levels.to_maps()[0]
-        references, x, heatmap = self.queries(first, as_tokens(first, math.prod(first.grid.shape)))
+        tokens = as_tokens(first, math.prod(first.grid.shape))
+        references, x, heatmap = self.queries(first, tokens)
+        if self.is_recorded:
+            cells = levels.centers().expand(len(levels), -1, -1)  # (B, S, 3), those of the first level in front
+            self.record_queries(references, _packed(cells))
         x = x + self.position(references)
         seen = self.decoder(x, references, levels, self._locate)
         return collected([self.answer(x, references) for x, references in seen], heatmap)
@@ -86,6 +91,12 @@ class DeformableQueryHead(SetPrediction):
     def _locate(self, x: Tensor, references: Tensor) -> Tensor:
         with torch.no_grad():
             return references + self.box(self.norm(x))[..., :3]
+
+
+def _packed(cells: Tensor) -> PointBatch:
+    """Cells (B, S, 3) as tokens without features."""
+    clouds, count, _ = cells.shape
+    return PointBatch(cells.flatten(0, 1), torch.arange(clouds + 1, device=cells.device) * count, None, count)
 
 
 def _decoder(dim: int, depth: int, num_heads: int, num_levels: int, num_points: int) -> DeformableDecoder:

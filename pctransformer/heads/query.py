@@ -23,14 +23,15 @@ from pctransformer.heads.assignment import draw_centers, real_objects
 from pctransformer.heads.box_coding import decode_around, encode_around
 from pctransformer.heads.losses import full_precision, heatmap_focal_loss, turned_giou
 from pctransformer.heads.matching import BOX_WEIGHT, CLASS_WEIGHT, OVERLAP_WEIGHT, match, matching_costs
-from pctransformer.heads.object_queries import Heatmap
+from pctransformer.heads.object_queries import Heatmap, LearnedQueries
 from pctransformer.heads.selection import detections, top_candidates
 from pctransformer.layers.attention import MultiHeadAttention
 from pctransformer.layers.mlp import MLP
 from pctransformer.layers.position import FourierPosition, RotaryPosition
+from pctransformer.layers.recording import RecordedLayer
 from pctransformer.layers.residual import Residual
 from pctransformer.layers.transformer import DecoderLayer
-from pctransformer.ops import _checks
+from pctransformer.ops import _checks, knn
 from pctransformer.points import PointBatch
 from pctransformer.voxels import BevMap
 
@@ -55,7 +56,7 @@ class QueryOutput(NamedTuple):
     heatmap: Heatmap | None = None
 
 
-class SetPrediction(nn.Module):
+class SetPrediction(RecordedLayer):
     """What every head of queries has: their answers, the loss of a set, and the boxes that it means.
 
     Subclasses set the attributes and write `forward`.
@@ -63,6 +64,8 @@ class SetPrediction(nn.Module):
 
     num_classes: int
     """Without "no object"."""
+    queries: nn.Module
+    """One of `pctransformer.heads.object_queries`."""
     range: tuple[float, ...]
     """(x, y, z) of the lowest corner of the detection range, then of the highest, metres: objects whose centre is
     beyond its sides have no effect, as beside the maps of other heads."""
@@ -72,6 +75,19 @@ class SetPrediction(nn.Module):
     """Queries (B, N, dim) to logits (B, N, num_classes + 1)."""
     box: nn.Module
     """Queries (B, N, dim) to codes (B, N, 8)."""
+
+    def record_queries(self, references: Tensor, tokens: PointBatch) -> None:
+        """Hand over which token each query begins as: the one that lies nearest; learned queries begin as none.
+
+        Args:
+            references: (B, N, 3).
+            tokens: of the same clouds, those that queries then look at.
+        """
+        clouds, count, _ = references.shape
+        offsets = torch.arange(clouds + 1, device=references.device) * count
+        nearest, _ = knn(tokens.xyz, tokens.offsets, references.detach().flatten(0, 1).type_as(tokens.xyz), offsets, 1)
+        rows = torch.full_like(nearest, -1) if isinstance(self.queries, LearnedQueries) else nearest
+        self.record_mean(rows)
 
     def answer(self, x: Tensor, references: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Class logits, box codes and references of queries (B, N, dim) behind a layer."""
@@ -145,6 +161,20 @@ class SetPrediction(nn.Module):
             drawn = draw_centers(output.heatmap.grid, boxes, self.num_classes).heatmap
             parts["heatmap"] = heatmap_focal_loss(output.heatmap.logits, drawn).sum() / (drawn == 1).sum().clamp(min=1)
         return {"loss": torch.stack([*parts.values()]).sum(), **parts}
+
+    def score_of(self, output: QueryOutput, box: Tensor) -> tuple[Tensor, int | None]:
+        """The score before its softmax of a box that was found in the first cloud, and by which query.
+
+        Args:
+            output: of `forward`.
+            box: (7,) one of `predict`: that query answers for it whose box is nearest.
+
+        Returns:
+            the logit of its best class, a scalar with a gradient, and the row of the query.
+        """
+        boxes = decode_around(full_precision(output.box_codes[0, -1]), output.references[0, -1])
+        row = int((boxes[:, :6] - box[:6].to(boxes)).square().sum(1).argmin())
+        return output.class_logits[0, -1, row, :-1].max(), row
 
     @torch.no_grad()
     def predict(
@@ -242,6 +272,10 @@ class QueryHead(SetPrediction):
         bare = as_tokens(features, self.max_tokens)
         tokens = bare.replace(features=self.project(bare.features))
         references, x, heatmap = self.queries(features, tokens)  # (B, N, 3), (B, N, dim)
+        if self.is_recorded:
+            if isinstance(features, BevMap):
+                self.record_mean(_squares(features, self.max_tokens))
+            self.record_queries(references, tokens)
         memory = self.memory_norm(tokens.features + self.position(tokens.xyz))
         x = x + self.position(references)
         said: list[tuple[Tensor, Tensor, Tensor]] = []
@@ -275,9 +309,7 @@ def as_tokens(features: BevMap | PointBatch, max_tokens: int) -> PointBatch:
             raise ValueError("queries look at the features of tokens, got a batch of bare points")
         return features
     clouds, channels, ny, nx = features.features.shape
-    size = 1
-    while math.ceil(ny / size) * math.ceil(nx / size) > max_tokens:
-        size += 1
+    size = _square(ny, nx, max_tokens)
     pooled = _pooled(features.features, size)
     grid, device = features.grid.flattened(), features.device
     cells = torch.stack(torch.meshgrid(*(torch.arange(n, device=device) for n in (1, ny, nx)), indexing="ij"), -1)
@@ -290,6 +322,23 @@ def as_tokens(features: BevMap | PointBatch, max_tokens: int) -> PointBatch:
         pooled.permute(0, 2, 3, 1).reshape(-1, channels),
         count,
     )
+
+
+def _square(ny: int, nx: int, max_tokens: int) -> int:
+    """How many cells a token is wide."""
+    size = 1
+    while math.ceil(ny / size) * math.ceil(nx / size) > max_tokens:
+        size += 1
+    return size
+
+
+def _squares(bev: BevMap, max_tokens: int) -> Tensor:
+    """(T, p * p) the cells of each token that `as_tokens` makes, -1 beyond the map's sides."""
+    clouds, _, ny, nx = bev.features.shape
+    size = _square(ny, nx, max_tokens)
+    cells = torch.arange(clouds * ny * nx, device=bev.device).view(clouds, ny, nx)
+    cells = nn.functional.pad(cells, (0, -nx % size, 0, -ny % size), value=-1)
+    return cells.unflatten(2, (-1, size)).unflatten(1, (-1, size)).transpose(2, 3).flatten(3).flatten(0, 2)
 
 
 def _pooled(values: Tensor, size: int) -> Tensor:

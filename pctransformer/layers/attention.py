@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pctransformer.layers.position import RotaryPosition, WindowBias
-from pctransformer.layers.recording import RecordedLayer
+from pctransformer.layers.recording import RecordedAttention
 from pctransformer.ops import ragged_attention
 from pctransformer.points import pad_packed, padded_rows, unpad
 
@@ -29,7 +29,7 @@ class _Layout(NamedTuple):
     key_rows: Tensor | None = None
 
 
-class MultiHeadAttention(RecordedLayer):
+class MultiHeadAttention(RecordedAttention):
     """Every token becomes a mean of values, weighted by how well its query fits their keys.
 
         output = [head_1 ... head_H] W_o,   head_h = softmax(q_h k_h^T / sqrt(D)) v_h
@@ -125,13 +125,20 @@ class MultiHeadAttention(RecordedLayer):
         if layout.valid is None and self.window_bias is None and not self.is_recorded:
             return F.scaled_dot_product_attention(query, key, value, is_causal=self.causal).transpose(1, 2)
         bias, blind = self._score_bias(query, key, layout)
-        if self.is_recorded:
-            scores = query @ key.mT / math.sqrt(query.shape[-1]) + bias  # (B, H, Sq, Sk)
-            weights = scores.softmax(-1).masked_fill(blind, 0)
+
+        def weights_of(places: Tensor) -> Tensor:
+            """(B, H, q, Sk) of some of the queries."""
+            some = [of.index_select(-2, places) if of.dim() > 1 and of.shape[-2] > 1 else of for of in (bias, blind)]
+            scores = query.index_select(2, places) @ key.mT / math.sqrt(query.shape[-1]) + some[0]
+            return scores.softmax(-1).masked_fill(some[1], 0)
+
+        if self.is_recorded_whole:
+            weights = weights_of(torch.arange(query.shape[2], device=query.device))
             self.record(weights, layout.keys, layout.rows, layout.key_rows)
-            heads = weights @ value
-        else:
-            heads = F.scaled_dot_product_attention(query, key, value, attn_mask=bias).masked_fill(blind, 0)
+            return (weights @ value).transpose(1, 2)
+        if self.is_recorded:
+            self.record_blocks(weights_of, query, layout.keys, layout.rows, layout.key_rows)
+        heads = F.scaled_dot_product_attention(query, key, value, attn_mask=bias).masked_fill(blind, 0)
         return heads.transpose(1, 2)
 
     def _packed(self, query: Tensor, key: Tensor, value: Tensor, layout: _Layout) -> Tensor:

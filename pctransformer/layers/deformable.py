@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from pctransformer.layers.attention import MultiHeadAttention
-from pctransformer.layers.recording import RecordedLayer
+from pctransformer.layers.recording import RecordedAttention
 from pctransformer.layers.residual import Residual
 from pctransformer.ops import _checks, deformable_attention
 from pctransformer.ops.deformable import cells_of_samples
@@ -86,7 +86,7 @@ class MapLevels:
         return (xyz[..., None, :2] - low) / xyz.new_tensor(sizes)
 
 
-class MultiScaleDeformableAttention(RecordedLayer):
+class MultiScaleDeformableAttention(RecordedAttention):
     """Every query becomes a weighted sum of values at places around it, on all levels.
 
         output = [head_1 ... head_H] W_o,   head_h = sum over l, p of A_hlp v_h(place + offset_hlp)

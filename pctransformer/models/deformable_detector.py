@@ -13,8 +13,10 @@ PointBatch -> pillars -> map (B, C, ny, nx) -> maps (B, C', ny / 2, nx / 2), / 4
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor, nn
 
 from pctransformer.grid_view.bird_eye_view import BevBackbone
@@ -66,13 +68,34 @@ class DeformableDetector(Detector):
 
     def forward_features(self, points: PointBatch | Tensor | Sequence[Tensor]) -> BevMap | MapLevels:
         """The maps of all stages, or the finest for a head that wants one; `num_features` channels."""
-        bev = BevMap.from_voxels(self.pillars(PointBatch.of(points, self.in_channels)))
+        bev = self.map_of(self.pillars(PointBatch.of(points, self.in_channels)))
         maps = []
         for stage in self.stages:
             bev = stage(bev)
             maps.append(bev)
+        if self.is_recorded:
+            self._record_levels(maps)
         levels = self.encoder(MapLevels.from_maps(maps))
-        return levels if isinstance(self.head, DeformableQueryHead) else levels.to_maps()[0]
+        if isinstance(self.head, DeformableQueryHead):
+            return levels
+        if self.is_recorded:
+            rows = torch.arange(levels.cells.shape[1] * len(levels), device=levels.cells.device)
+            self.record_mean(rows.view(len(levels), -1)[:, : math.prod(levels.shapes[0])].reshape(-1, 1))
+        return levels.to_maps()[0]
+
+    def _record_levels(self, maps: Sequence[BevMap]) -> None:
+        """Hand over that maps, each made of the one before, were put in one sequence: coarsest first, one by one in
+        front of what is there already."""
+        coarser = math.prod(maps[-1].grid.shape[1:])  # cells of each cloud that are in the sequence
+        for bev in reversed(maps[:-1]):
+            own = math.prod(bev.grid.shape[1:])
+            place = torch.arange(len(bev) * (own + coarser), device=bev.device).view(len(bev), -1)
+            behind, before = (rows.reshape(-1, 1) for rows in (place[:, own:], place[:, :own]))
+            for row, skips in ((behind, False), (before, True)):
+                weights = torch.ones(len(row), 1, 1, 1, device=bev.device)
+                key = torch.arange(len(row), device=bev.device)[:, None]
+                self.record(weights, "skip" if skips else "children", row, key, place.numel())
+            coarser += own
 
 
 # ---- sizes -----------------------------------------------------------------------------------------------------------

@@ -13,8 +13,9 @@ from pctransformer.heads.center import CenterHead, CenterOutput
 from pctransformer.heads.object_queries import HeatmapQueries
 from pctransformer.heads.query import QueryHead, QueryOutput
 from pctransformer.layers.deformable import MapLevels
+from pctransformer.layers.recording import RecordedLayer
 from pctransformer.points import PointBatch
-from pctransformer.voxels import BevMap, Grid
+from pctransformer.voxels import BevMap, Grid, VoxelBatch
 
 Range = tuple[float, float, float, float, float, float]
 """(x, y, z) of the lowest corner of what is looked at, then of the highest, metres."""
@@ -44,8 +45,12 @@ class DetectionHead(Protocol):
         """The boxes that it means."""
         ...
 
+    def score_of(self, output: Any, box: Tensor) -> tuple[Tensor, int | None]:
+        """The logit of a box of the first cloud, and the query that found it, if there are queries."""
+        ...
 
-class Detector(nn.Module):
+
+class Detector(RecordedLayer):
     """A backbone that gives a map seen from above, or tokens, and a head on it.
 
     Points are in the LiDAR frame of `pctransformer.boxes`, metres; those outside of `grid` are left out. Training is
@@ -76,6 +81,14 @@ class Detector(nn.Module):
         of models whose head takes them."""
         raise NotImplementedError
 
+    def map_of(self, voxels: VoxelBatch) -> BevMap:
+        """`BevMap.from_voxels`. Where attention is recorded, a cell of the map is made of those above it, all alike."""
+        if self.is_recorded:
+            batch, _, y, x = voxels.coordinates.long().unbind(1)
+            _, ny, nx = voxels.grid.shape
+            self.record_cells((batch * ny + y) * nx + x, len(voxels) * ny * nx)
+        return BevMap.from_voxels(voxels)
+
     def forward_head(self, features: BevMap | PointBatch | MapLevels) -> Output:
         """What the head says of what `forward_features` gave."""
         output: Output = self.head(features)
@@ -92,6 +105,11 @@ class Detector(nn.Module):
     def predict(self, output: Output, **thresholds: Any) -> BoxBatch:
         """The boxes found in each cloud, with scores, best first; thresholds are those of the head's `predict`."""
         return self.head.predict(output, **thresholds)
+
+    def score_of(self, output: Output, box: Tensor) -> tuple[Tensor, int | None]:
+        """The logit, a scalar with a gradient, of a box (7,) found in the first cloud; and the row of the query
+        that found it, None for heads without queries."""
+        return self.head.score_of(output, box)
 
 
 def detection_head(

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from pctransformer.heads.classification import ClassificationHead
 from pctransformer.layers.mixers.pct_attention import double_normalized, lbr
-from pctransformer.layers.recording import RecordedLayer
+from pctransformer.layers.recording import RecordedAttention, RecordedLayer
 from pctransformer.models.classifier import Classifier
 from pctransformer.ops import gather
 from pctransformer.point_view.sampling import max_over_neighbors, neighbors, sample
@@ -66,7 +66,7 @@ class NeighborEmbedding(RecordedLayer):
         return centers.replace(features=max_over_neighbors(hidden))
 
 
-class SelfAttention(RecordedLayer):
+class SelfAttention(RecordedAttention):
     """PCT's self-attention, or with `offset` its offset-attention, over all tokens of a cloud.
 
     `layers.mixers.pct_attention` has the same layer for patches of equal size, and says how weights are normalised.

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor
 
 from pctransformer.grid_view.mixer_pyramid import patch_grid
@@ -61,9 +62,22 @@ class PlainTransformerDetector(Detector):
 
     def forward_features(self, points: PointBatch | Tensor | Sequence[Tensor]) -> BevMap:
         pillars = self.pillars(PointBatch.of(points, self.in_channels))  # of the M pillars that hold points
-        tokens = self.backbone(BevMap.from_voxels(pillars))  # (B, dim, ny / 4, nx / 4)
+        tokens = self.backbone(self.map_of(pillars))  # (B, dim, ny / 4, nx / 4)
+        if self.is_recorded:
+            self._record_pyramid(len(tokens), *tokens.grid.shape[1:])
         maps = self.pyramid(tokens.features.permute(0, 2, 3, 1))  # (B, s ny / 4, s nx / 4, C) for s in SCALES
         return BevMap(self.neck(maps), _doubled(tokens.grid))  # (B, C', ny / 2, nx / 2)
+
+    def _record_pyramid(self, clouds: int, ny: int, nx: int) -> None:
+        """Hand over which tokens a cell of the last map was made of: by two of the maps of the one that holds it, by
+        the third of the 2 x 2 around that."""
+        token = torch.arange(clouds * ny * nx, device=self._device()).view(clouds, ny, nx)
+        around = token.view(clouds, ny // 2, 2, nx // 2, 2).transpose(2, 3).flatten(3)  # (B, ny / 2, nx / 2, 4)
+        around = around.repeat_interleave(2, 1).repeat_interleave(2, 2)
+        rows = torch.cat([token[..., None], around], 3)  # (B, ny, nx, 5)
+        rows = rows.repeat_interleave(2, 1).repeat_interleave(2, 2).flatten(0, 2)
+        weights = torch.tensor([2 / 3] + [1 / 12] * 4, device=rows.device).expand(len(rows), -1)
+        self.record(weights[:, None, None], "children", key_index=rows)
 
 
 def _doubled(grid: Grid) -> Grid:

@@ -19,6 +19,7 @@ PointBatch -> means of cells -> tokens (B, 1024, C) -> encoder -> queries (B, 12
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -35,7 +36,7 @@ from pctransformer.layers.transformer import ChannelMixing, EncoderLayer, TokenM
 from pctransformer.models.detector import DetectionHead, Detector, Head, Range, detection_head
 from pctransformer.point_view.set_abstraction import SetAbstraction
 from pctransformer.points import PointBatch
-from pctransformer.voxels import BevMap, Grid, VoxelBatch
+from pctransformer.voxels import BevMap, Grid, VoxelBatch, cell_key, occupied_cells
 
 _COLUMN = 4  # cells along x and y in a column of the map
 _UNIT = 1.0  # metres per radian of the fastest pair of channels that attention turns
@@ -76,14 +77,31 @@ class PointDETR(Detector):
 
     def forward_features(self, points: PointBatch | Tensor | Sequence[Tensor]) -> BevMap | PointBatch:
         """The tokens, or the map of a head that wants one; `num_features` channels."""
-        cells = VoxelBatch.from_points(PointBatch.of(points, self.in_channels), self.grid)
+        batch = PointBatch.of(points, self.in_channels)
+        cells = VoxelBatch.from_points(batch, self.grid)
+        if self.is_recorded:
+            self.record_cells(occupied_cells(batch, self.grid).cell_of_point, len(cells.coordinates))
         tokens = self.abstraction(PointBatch(cells.features[:, :3].contiguous(), cells.offsets, cells.features))
         x = tokens.features.view(len(cells), -1, self.abstraction.out_dim)  # (B, S, C)
         xyz = tokens.xyz.view(len(cells), -1, 3)
         for layer, radius in zip(self.layers, self.radii):
             x = layer(x, None if radius is None else torch.cdist(xyz, xyz) <= radius, positions=xyz)
         tokens = tokens.replace(features=self.norm(x).flatten(0, 1))
-        return tokens if self.to_map is None else self.to_map(BevMap.from_tokens(tokens, _columns(self.grid)))
+        if self.to_map is None:
+            return tokens
+        columns = _columns(self.grid)
+        if self.is_recorded:
+            self._record_columns(tokens, columns)
+        return self.to_map(BevMap.from_tokens(tokens, columns))
+
+    def _record_columns(self, tokens: PointBatch, grid: Grid) -> None:
+        """Hand over which tokens each cell of the map is the maximum of."""
+        coordinates, _, column = occupied_cells(tokens, grid)
+        inside = (column >= 0).nonzero()[:, 0]
+        cell = cell_key(coordinates.long(), grid.shape).index_select(0, column.index_select(0, inside))
+        assert tokens.features is not None
+        values = tokens.features.index_select(0, inside)
+        self.record_maximum_of_pairs(values, cell, inside, len(tokens) * math.prod(grid.shape))
 
 
 def _columns(grid: Grid) -> Grid:

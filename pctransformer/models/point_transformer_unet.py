@@ -106,14 +106,17 @@ class WholeCloud(nn.Module):
         return batch.replace(features=self.both(torch.cat([batch.features, of_each_point(of_clouds, batch)], 1)))
 
 
-class TransitionUp(nn.Module):
-    """A layer on what the many points had, plus one on what the few have, interpolated to the many (figure 4c)."""
+class TransitionUp(RecordedLayer):
+    """A layer on what the many points had, plus one on what the few have, interpolated to the many (figure 4c). Where
+    attention is recorded, both count alike."""
 
     def __init__(self, coarse_dim: int, fine_dim: int) -> None:
         super().__init__()
         self.fine, self.coarse = lbr(fine_dim, fine_dim), lbr(coarse_dim, fine_dim)
 
     def forward(self, coarse: PointBatch, fine: PointBatch) -> PointBatch:
+        if self.is_recorded:
+            self.record_interpolation(coarse, fine, power=1)
         carried = interpolate(coarse.xyz, coarse.offsets, self.coarse(coarse.features), fine.xyz, fine.offsets, power=1)
         return fine.replace(features=self.fine(fine.features) + carried)
 

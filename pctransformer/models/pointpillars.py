@@ -45,7 +45,7 @@ class PointPillars(Detector):
 
     def forward_features(self, points: PointBatch | Tensor | Sequence[Tensor]) -> BevMap:
         pillars = self.pillars(PointBatch.of(points, self.in_channels))  # of the M pillars that hold points
-        return self.backbone(BevMap.from_voxels(pillars))  # (B, C, ny / 2, nx / 2)
+        return self.backbone(self.map_of(pillars))  # (B, C, ny / 2, nx / 2)
 
 
 # ---- sizes: section 2, and OpenPCDet's pointpillar.yaml for KITTI ----------------------------------------------------

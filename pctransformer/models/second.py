@@ -56,7 +56,7 @@ class Second(Detector):
 
     def forward_features(self, points: PointBatch | Tensor | Sequence[Tensor]) -> BevMap:
         voxels = self.voxels(PointBatch.of(points, self.in_channels))  # the M cells that hold points
-        bev = BevMap.from_voxels(self.sparse(voxels))  # (B, 256, ny / 8, nx / 8)
+        bev = self.map_of(self.sparse(voxels))  # (B, 256, ny / 8, nx / 8)
         return self.backbone(bev)
 
 

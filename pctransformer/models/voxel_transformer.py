@@ -63,7 +63,7 @@ class VoxelTransformer(Detector):
 
     def forward_features(self, points: PointBatch | Tensor | Sequence[Tensor]) -> BevMap:
         voxels = self.voxels(PointBatch.of(points, self.in_channels))  # the M cells that hold points
-        bev = BevMap.from_voxels(self.windows(voxels))  # (B, C, ny, nx)
+        bev = self.map_of(self.windows(voxels))  # (B, C, ny, nx)
         return self.backbone(bev)
 
 

@@ -125,6 +125,20 @@ def interpolate(
     _check_point_features(features, xyz)
     if power not in (1, 2):
         raise ValueError(f"power must be 1 or 2, got {power!r}")
+    index, weight = interpolation_weights(xyz, offsets, query_xyz, query_offsets, k=k, power=power)
+    weight = weight.to(torch.float64 if features.dtype == torch.float64 else torch.float32)
+    return _library.call(_weighted_gather, features.contiguous(), index, weight)
+
+
+def interpolation_weights(
+    xyz: Tensor, offsets: Tensor, query_xyz: Tensor, query_offsets: Tensor, *, k: int, power: Literal[1, 2]
+) -> tuple[Tensor, Tensor]:
+    """Which points `interpolate` takes the mean of, and how much of each.
+
+    Returns:
+        index (M, k) int64 rows of points, -1 for none.
+        weight (M, k): at least 0, adds up to 1; 0 at -1.
+    """
     index, squared_distance = knn(xyz, offsets, query_xyz, query_offsets, k)
     none = index < 0
     # The derivative of a square root is infinite at 0: there, and where there is no point, it never sees the distance.
@@ -133,9 +147,7 @@ def interpolate(
         zero = apart == 0
         apart = apart.masked_fill(zero, 1).sqrt().masked_fill(zero, 0)
     weight = (1 / (apart + 1e-8)).masked_fill(none, 0)
-    weight = weight / weight.sum(1, keepdim=True).clamp(min=1e-30)
-    weight = weight.to(torch.float64 if features.dtype == torch.float64 else torch.float32)
-    return _library.call(_weighted_gather, features.contiguous(), index, weight)
+    return index, weight / weight.sum(1, keepdim=True).clamp(min=1e-30)
 
 
 # ---- below the contract ----------------------------------------------------------------------------------------------

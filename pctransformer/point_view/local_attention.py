@@ -7,11 +7,11 @@ import math
 import torch
 from torch import Tensor, nn
 
-from pctransformer.layers.recording import RecordedLayer
+from pctransformer.layers.recording import RecordedAttention
 from pctransformer.ops import gather, group
 
 
-class VectorAttention(RecordedLayer):
+class VectorAttention(RecordedAttention):
     """Attention with a weight for every channel, among the neighbours of each point.
 
         y_i = sum_j softmax_j(gamma(phi(x_i) - psi(x_j) + delta_ij) / sqrt(C)) * (alpha(x_j) + delta_ij)
@@ -54,7 +54,7 @@ class VectorAttention(RecordedLayer):
         return (attention * (gather(self.value(x), index) + delta)).sum(1)
 
 
-class GroupedVectorAttention(RecordedLayer):
+class GroupedVectorAttention(RecordedAttention):
     """Vector attention whose weights are shared by several channels: what the authors of Point Transformer trained.
 
         y_ic = sum_j softmax_j(omega(psi(x_j) - phi(x_i) + delta_ij))_(c mod C / s) * (alpha(x_j) + delta_ij)_c

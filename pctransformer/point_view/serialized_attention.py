@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from pctransformer.layers.mlp import MLP
 from pctransformer.layers.position import RotaryPosition
-from pctransformer.layers.recording import RecordedLayer
+from pctransformer.layers.recording import RecordedAttention, RecordedLayer
 from pctransformer.layers.residual import Residual
 from pctransformer.ops import gather, ragged_attention, segment
 from pctransformer.point_view.cell_convolution import ConvolutionalPosition
@@ -20,7 +20,7 @@ from pctransformer.point_view.serialization import Coarsening, Patches, Serializ
 from pctransformer.points import pad_packed, padded_rows, unpad
 
 
-class SerializedAttention(RecordedLayer):
+class SerializedAttention(RecordedAttention):
     """Multi-head attention of points to those in their patch of a curve.
 
     Args:
@@ -181,8 +181,9 @@ class GridPooling(RecordedLayer):
         return joined.coarse.replace(self.norm(segment(values, joined.offsets, "max"))), joined
 
 
-class GridUnpooling(nn.Module):
-    """Back to the points of the finer level: what they had, plus what their cell has now, a layer on each."""
+class GridUnpooling(RecordedLayer):
+    """Back to the points of the finer level: what they had, plus what their cell has now, a layer on each. Where a
+    model's attention is recorded, both count alike."""
 
     def __init__(self, coarse_dim: int, fine_dim: int, out_dim: int) -> None:
         super().__init__()
@@ -193,5 +194,12 @@ class GridUnpooling(nn.Module):
         self, coarse: SerializedPoints, fine: SerializedPoints, joined: Coarsening
     ) -> tuple[SerializedPoints, Tensor]:
         """The points of `fine` with `out_dim` features, and (N, out_dim) what of these the points had themselves."""
+        if self.is_recorded:
+            self.record(
+                torch.full((len(joined.parent), 1, 1, 1), 0.5, device=joined.parent.device),
+                "children",
+                key_index=joined.parent[:, None],
+            )
+            self.record_skip(len(joined.parent), 0.5)
         own = self.fine(fine.points.features)
         return fine.replace(own + gather(self.coarse(coarse.points.features), joined.parent)), own

@@ -158,8 +158,10 @@ class GroupAll(RecordedLayer):
         return PointBatch(batch.xyz.new_zeros(len(batch), 3), offsets, features, min(len(batch), 1), batch.origin)
 
 
-class FeaturePropagation(nn.Module):
+class FeaturePropagation(RecordedLayer):
     """From few points back to many: interpolation, beside the features the many had, and a perceptron (section 3.4).
+
+    Where a model's attention is recorded, both count alike.
 
     Args:
         coarse_dim: channels of the few points.
@@ -177,6 +179,8 @@ class FeaturePropagation(nn.Module):
     def forward(self, coarse: PointBatch, fine: PointBatch) -> PointBatch:
         """The points of `fine` with `widths[-1]` features."""
         assert coarse.features is not None
+        if self.is_recorded:
+            self.record_interpolation(coarse, fine, power=self.power)
         carried = interpolate(
             coarse.xyz, coarse.offsets, coarse.features, fine.xyz, fine.offsets, power=self.power
         )  # (N, coarse_dim)

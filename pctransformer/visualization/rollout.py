@@ -9,10 +9,14 @@ points, maps are multiplied; a token vector v over what came out of a layer beco
 
 - Attention among tokens counts half, (M + 1) / 2: the other half stays where it is, since every attention layer is
   added to its input (Abnar and Zuidema, Quantifying attention flow in transformers, 2020, section 3).
-- Layers that make coarse tokens of fine ones, and the last pooling, count in full: nothing goes past them.
+- Attention of a decoder's queries to tokens counts half too; the other half is what the query was before.
+- Layers that make coarse tokens of fine ones, or fine ones of coarse, and the last pooling, count in full: nothing goes
+  past them. On the way up of a U-net a token is half of what it was on the way down.
 - Attention to learned memory slots is no attention among tokens, and is passed over, as if each token kept to itself
-  there; so are layers that are not recorded, for instance mixers whose weights belong to places, and skips that reach
-  over several layers. `passed_over` names the mixers: where there are any, tokens saw more than the weights tell.
+  there; so are layers that are not recorded, for instance mixers whose weights belong to places, convolutions that are
+  added to their tokens or stay on the cells of a dense map, and skips that reach over several layers of one level.
+  `passed_over` names the mixers: where there are any, tokens saw more than the weights tell.
+- Weight of cells that hold no point is left out, and so is that of learned tokens.
 
 Heads count alike. It is a picture of where information could flow, not of what made the decision: values, perceptrons
 and signs are not in it.
@@ -21,7 +25,7 @@ and signs are not in it.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -29,97 +33,18 @@ from torch import Tensor, nn
 from pctransformer.layers.grid_mixers.grid_mixer import GridMixer
 from pctransformer.layers.mixers.mixer import Mixer
 from pctransformer.layers.recording import AttentionMap
+from pctransformer.visualization.heights import heights
+from pctransformer.visualization.sources import Source, attention_layers
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class Source:
-    """From where one looks down: weights of the tokens at one height of a model.
+@dataclasses.dataclass(frozen=True)
+class _Shares:
+    """What becomes of the weight of a token at a layer of attention: how much stays, how much goes to its keys."""
 
-    Attributes:
-        height: how many of the maps lie below.
-        weights: (T,) of the tokens there; they add up to one.
-    """
-
-    height: int
-    weights: Tensor
+    stays: float
+    goes: float
 
 
-# ---- from where ------------------------------------------------------------------------------------------------------
-def pooled_vector(maps: Sequence[AttentionMap], cloud: int = 0) -> Source:
-    """The vector that the head classifies.
-
-    Args:
-        maps: of one call of a classifier, whose last layer pools tokens.
-        cloud: which of the batch.
-
-    Raises:
-        ValueError: the last map is no pooling of clouds, or there is no such cloud.
-    """
-    if not maps or maps[-1].keys != "children":
-        raise ValueError("the last of the maps must be a pooling of tokens, as a classifier's head records it")
-    clouds = _num_queries(maps[-1])
-    if not 0 <= cloud < clouds:
-        raise ValueError(f"cloud must be at least 0 and below {clouds}, got {cloud}")
-    return Source(len(maps), _one_hot(cloud, clouds, maps[-1]))
-
-
-def class_token(maps: Sequence[AttentionMap], cloud: int = 0) -> Source:
-    """The learned token in front of each cloud, as it comes out of the last attention layer.
-
-    It is known by being made of nothing: of no points and of no other tokens.
-
-    Args:
-        maps: of one call of a model with a class token.
-        cloud: which of the batch.
-
-    Raises:
-        ValueError: there is no class token, no attention above it, or no such cloud.
-    """
-    height = _above_attention(maps)
-    for found in maps[:height]:
-        if found.keys == "children":
-            query, _, weight = found.pairs()
-            total = weight.new_zeros(_num_queries(found)).index_add(0, query, weight)
-            learned = (total == 0).nonzero().flatten()
-            if len(learned):
-                if not 0 <= cloud < len(learned):
-                    raise ValueError(f"cloud must be at least 0 and below {len(learned)}, got {cloud}")
-                return Source(height, _one_hot(int(learned[cloud]), len(total), found))
-    raise ValueError("the model has no class token; look from its pooled vector, or from a point")
-
-
-def point(maps: Sequence[AttentionMap], row: int, xyz: Tensor) -> Source:
-    """The token nearest to a point, as it comes out of the last attention layer; the point itself where it is a token.
-
-    A token lies in the middle of the points, or finer tokens, that it is made of.
-
-    Args:
-        maps: of one call of a model with one cloud.
-        row: of the point.
-        xyz: (N, 3) coordinates of the cloud.
-
-    Raises:
-        ValueError: there is no such point, there are several clouds, or no attention was recorded.
-    """
-    if not 0 <= row < len(xyz):
-        raise ValueError(f"row must be at least 0 and below {len(xyz)}, got {row}")
-    if maps and maps[-1].keys == "children" and _num_queries(maps[-1]) != 1:
-        raise ValueError(f"a point is looked from in one cloud by itself, these are maps of {_num_queries(maps[-1])}")
-    height = _above_attention(maps)
-    sizes = _sizes(maps[:height], len(xyz))
-    middle = xyz.to(maps[0].weights.device, torch.float64)
-    place = middle[row]
-    for found, size in zip(maps[:height], sizes[1:]):
-        if found.keys == "children":
-            query, key, weight = found.pairs()
-            total = middle.new_zeros(size).index_add(0, query, weight.detach().double())
-            parts = middle.index_select(0, key) * weight.detach()[:, None]
-            middle = middle.new_zeros(size, 3).index_add(0, query, parts) / total[:, None]
-    squared = (middle - place).square().sum(1).nan_to_num(torch.inf)  # what is learned is nowhere
-    return Source(height, _one_hot(int(squared.argmin()), len(middle), maps[0]))
-
-
-# ---- down ------------------------------------------------------------------------------------------------------------
 def attention_rollout(maps: Sequence[AttentionMap], source: Source, num_points: int) -> Tensor:
     """How much of each point is in a token, all layers together but for those `passed_over`.
 
@@ -129,14 +54,14 @@ def attention_rollout(maps: Sequence[AttentionMap], source: Source, num_points: 
         num_points: N points of the input, all clouds together.
 
     Returns:
-        weights (N,), at least 0, which add up to one: what comes from learned tokens is left out.
+        weights (N,), at least 0, which add up to one: what comes from learned tokens or empty cells is left out.
 
     Raises:
         ValueError: the maps do not fit together, or nothing comes from the points at all.
 
     Source: Abnar and Zuidema, 2020, arXiv:2005.00928, equations 1 and 2.
     """
-    weights = _down(maps, source, num_points, {i: 0.5 for i in range(source.height)})
+    weights = _down(maps, source, num_points, dict.fromkeys(range(source.height), _Shares(0.5, 0.5)))
     if not weights.any():
         raise ValueError("nothing comes from the points: the source is made of learned tokens alone")
     return weights
@@ -158,12 +83,48 @@ def layer_attention(maps: Sequence[AttentionMap], layer: int, source: Source, nu
     """
     if layer not in attention_layers(maps[: source.height]):
         raise ValueError(f"map {layer} is no attention among tokens below the source")
-    return _down(maps, source, num_points, {layer: 1.0})
+    return _down(maps, source, num_points, {layer: _Shares(0.0, 1.0)})
 
 
-def attention_layers(maps: Sequence[AttentionMap]) -> list[int]:
-    """Indices of the maps that are attention of tokens among themselves."""
-    return [i for i, found in enumerate(maps) if found.keys == "tokens"]
+def gradient_attention(maps: Sequence[AttentionMap], score: Tensor, source: Source, num_points: int) -> Tensor:
+    """Attention that raises a score: weights times the gradient of the score by them, all layers together.
+
+        v <- v + v mean over heads of (dscore / dA * A)+,   at each layer of attention from the last one down
+
+    Heads and pairs by which the score would fall count as zero. Pooling layers hand on what they are made of, as in
+    `attention_rollout`.
+
+    Args:
+        maps: of one call, recorded with gradients, whole: without a choice of heads, queries or top_k.
+        score: scalar that the model gave in that call, for instance a logit. Its graph is kept.
+        source: from where; that which the score is told of.
+        num_points: N points of the input.
+
+    Returns:
+        weights (N,), which add up to one; all 0 where the source is a learned token and no attention raises the score.
+
+    Raises:
+        ValueError: the maps do not fit together, or none has a gradient to the score.
+
+    Source: Chefer, Gur, Wolf, Generic attention-model explainability, 2021, arXiv:2103.15679, equations 5 and 6; the
+    same product in one layer by their Transformer interpretability beyond attention visualization, 2021.
+    """
+    layers = [i for i in attention_layers(maps[: source.height]) if maps[i].weights.requires_grad]
+    gradients: Sequence[Tensor | None] = ()
+    if layers:
+        weights = [maps[i].weights for i in layers]
+        gradients = torch.autograd.grad(score, weights, retain_graph=True, allow_unused=True)
+    if all(gradient is None for gradient in gradients):
+        raise ValueError(
+            "no map has a gradient to the score; record whole maps, with gradients, in the call that gave it"
+        )
+    weighted = list(maps)
+    for i, gradient in zip(layers, gradients):
+        own = maps[i].weights.detach()
+        product = torch.zeros_like(own) if gradient is None else (gradient * own).clamp(min=0)
+        weighted[i] = dataclasses.replace(maps[i], weights=product)
+    shares = {i: _Shares(1.0, 1.0) if i in layers else _Shares(1.0, 0.0) for i in range(source.height)}
+    return _down(weighted, source, num_points, shares, least=0.0)
 
 
 def passed_over(model: nn.Module, maps: Sequence[AttentionMap]) -> list[str]:
@@ -176,7 +137,7 @@ def passed_over(model: nn.Module, maps: Sequence[AttentionMap]) -> list[str]:
     Returns:
         names, in the order of the model's layers.
     """
-    seen = {found.layer for found in maps if found.keys == "tokens"}
+    seen = {maps[i].layer for i in attention_layers(maps)}
     return [
         name
         for name, layer in model.named_modules()
@@ -184,63 +145,41 @@ def passed_over(model: nn.Module, maps: Sequence[AttentionMap]) -> list[str]:
     ]
 
 
-def _down(maps: Sequence[AttentionMap], source: Source, num_points: int, attention: dict[int, float]) -> Tensor:
-    """Follow weights down to the points. `attention` is the share of those layers of attention that count."""
-    sizes = _sizes(maps[: source.height], num_points)
+def _down(
+    maps: Sequence[AttentionMap], source: Source, num_points: int, attention: Mapping[int, _Shares], least: float = 1e-6
+) -> Tensor:
+    """Follow weights down to the points. Layers of attention that are not named are passed over; of a total of at most
+    `least`, which is rounding, comes nothing."""
+    known = heights(maps[: source.height], num_points)
     weights = source.weights.detach().double()
-    if len(weights) != sizes[-1]:
-        raise ValueError(f"there are {sizes[-1]} tokens, but the source has weights of {len(weights)}")
+    if len(weights) != known.sizes[-1]:
+        raise ValueError(f"there are {known.sizes[-1]} tokens, but the source has weights of {len(weights)}")
+    waiting: dict[int, Tensor] = {}  # what goes to tokens further down, by their height
     for i in reversed(range(source.height)):
-        found, share = maps[i], attention.get(i, 0.0)
+        found, keys_at = maps[i], known.below[i]
+        shares = attention.get(i, _Shares(1.0, 0.0))
         if found.keys == "children":
-            weights = _through(found, weights, sizes[i])
-        elif found.keys == "tokens" and share:
-            weights = share * _through(found, weights, sizes[i]) + (1 - share) * weights
+            weights = _through(found, weights, known.sizes[i])
+        elif found.keys == "skip":
+            waiting[keys_at] = waiting.get(keys_at, 0) + _through(found, weights, known.sizes[keys_at])
+        elif found.keys != "memory" and shares.goes:
+            goes = shares.goes * _through(found, weights, known.sizes[keys_at])
+            weights = shares.stays * weights
+            if keys_at == i:
+                weights = weights + goes
+            else:
+                waiting[keys_at] = waiting.get(keys_at, 0) + goes
+        weights = weights + waiting.pop(i, 0)
     total = weights.sum()
-    return torch.where(total > 1e-6, weights / total, 0.0).float()  # below is rounding
+    return torch.where(total > least, weights / total, 0.0).float()
 
 
 def _through(found: AttentionMap, weights: Tensor, size: int) -> Tensor:
     """(size,) weights of what went into a layer, from the weights of what came out of it."""
     query, key, weight = found.pairs()
+    if found.is_partial and (weights.index_fill(0, query, 0) != 0).any():
+        raise ValueError(
+            f"{found.layer} was recorded for chosen queries, and others are looked from; record all of them, or look"
+            " from one of these"
+        )
     return weights.new_zeros(size).index_add(0, key, weights.index_select(0, query) * weight.detach())
-
-
-def _sizes(maps: Sequence[AttentionMap], num_points: int) -> list[int]:
-    """How many tokens there are at each height, checked: maps of several calls or of a U-net do not fit together."""
-    sizes = [num_points]
-    for found in maps:
-        if found.keys == "context":
-            raise ValueError(f"{found.layer} attends to another sequence, and maps are followed within one only")
-        if found.keys != "memory":
-            query, key, _ = found.pairs()
-            made = _num_queries(found) if found.keys == "children" else sizes[-1]
-            if (key.numel() and key.max() >= sizes[-1]) or (query.numel() and query.max() >= made):
-                raise ValueError(
-                    f"the map of {found.layer} does not fit the {sizes[-1]} tokens below it; maps must be those of one"
-                    " call of one model, and models that come back to finer tokens cannot be followed"
-                )
-            sizes.append(made)
-        else:
-            sizes.append(sizes[-1])
-    return sizes
-
-
-def _num_queries(found: AttentionMap) -> int:
-    if found.query_index is None:
-        return found.weights.shape[0] * found.weights.shape[2]
-    return int(found.query_index.max()) + 1
-
-
-def _above_attention(maps: Sequence[AttentionMap]) -> int:
-    """Height of the tokens that come out of the last attention layer."""
-    layers = attention_layers(maps)
-    if not layers:
-        raise ValueError("no attention among tokens was recorded")
-    return layers[-1] + 1
-
-
-def _one_hot(row: int, size: int, like: AttentionMap) -> Tensor:
-    return torch.zeros(size, device=like.weights.device).index_fill(
-        0, torch.tensor([row], device=like.weights.device), 1.0
-    )

@@ -9,7 +9,8 @@ from pctransformer import cli, load, record_attention
 from pctransformer.datasets import read_points, write_ply
 from pctransformer.visualization.attention import heat
 from pctransformer.visualization.clouds import heat_colors
-from pctransformer.visualization.rollout import attention_layers, attention_rollout, layer_attention, pooled_vector
+from pctransformer.visualization.rollout import attention_rollout, layer_attention
+from pctransformer.visualization.sources import attention_layers, pooled_vector
 from tests.trained import write_checkpoint
 
 

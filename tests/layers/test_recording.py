@@ -1,9 +1,13 @@
+import dataclasses
+
 import pytest
 import torch
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from pctransformer.heads.classification import ClassificationHead
 from pctransformer.layers.attention import MultiHeadAttention
+from pctransformer.layers.attention_map import Choice
 from pctransformer.layers.recording import AttentionMap, RecordedLayer, is_recorded, record_attention
 from pctransformer.models import create_model
 from pctransformer.models.pct import SelfAttention
@@ -261,3 +265,116 @@ def test_compiled_models():
     with record_attention(model) as expected:
         model(x)
     torch.testing.assert_close(maps[1].weights, expected[1].weights)
+
+
+# ---- less of it ------------------------------------------------------------------------------------------------------
+def pair_weights(found: AttentionMap) -> dict[tuple[int, int], float]:
+    query, key, weight = found.pairs()
+    return dict(zip(zip(query.tolist(), key.tolist()), weight.tolist()))
+
+
+@pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.parametrize("causal", [False, True])
+def test_chosen_heads_queries_and_keys_are_those_of_the_whole_map(packed, causal):
+    """And the output is computed as if nobody looked: of dense tokens it is equal bit for bit."""
+    torch.manual_seed(0)
+    attention = MultiHeadAttention(8, 4, causal=causal)
+    x = torch.randn(15, 8) if packed else torch.randn(3, 5, 8)
+    options = {"offsets": offsets_of(LENGTHS)} if packed else {}
+    plain = attention(x, **options)
+    with record_attention(attention) as whole, record_attention(attention, heads=[2]) as one_head:
+        attention(x, **options)
+    with record_attention(attention, heads=[2], queries=[14, 3, 99]) as some:
+        torch.testing.assert_close(
+            attention(x, **options), plain, rtol=1e-5 if packed else 0, atol=1e-6 if packed else 0
+        )
+    with record_attention(attention, heads="mean", top_k=2) as top:
+        torch.testing.assert_close(
+            attention(x, **options), plain, rtol=1e-5 if packed else 0, atol=1e-6 if packed else 0
+        )
+    expected = dict(pair_weights(dataclasses.replace(whole[0], weights=whole[0].weights[:, 2:3])))
+    assert pair_weights(one_head[0]) == pytest.approx(expected)
+    assert pair_weights(some[0]) == pytest.approx({pair: w for pair, w in expected.items() if pair[0] in (3, 14)})
+    assert some[0].weights.shape == (2, 1, 1, 9 if packed else 5)
+    assert (some[0].is_partial, len(some[0])) == (True, 15)
+    mean = matrix(whole[0], 15, 15)
+    best = mean.topk(2)
+    expected = torch.zeros(15, 15).scatter(1, best.indices, best.values)
+    torch.testing.assert_close(matrix(top[0], 15, 15), expected)
+    assert top[0].weights.shape[1:] == (1, 1, 2)
+
+
+def test_top_keys_of_each_head():
+    torch.manual_seed(0)
+    layer = VectorAttention(8)
+    x, xyz, index = torch.randn(5, 8), torch.randn(5, 3), torch.randint(0, 5, (5, 4))
+    with record_attention(layer) as whole, record_attention(layer, top_k=1) as top:
+        layer(x, xyz, index)
+    assert top[0].weights.shape == (5, 8, 1, 1)
+    torch.testing.assert_close(top[0].weights[..., 0], whole[0].weights.amax(3))
+    torch.testing.assert_close(top[0].key_index[..., 0], index.gather(1, whole[0].weights[:, :, 0].argmax(2)))
+
+
+def test_the_mean_of_heads_that_see_different_keys():
+    found = AttentionMap("", "context", torch.tensor([[[[0.25, 0.75]], [[1.0, 0.0]]]]),
+                         key_index=torch.tensor([[[0, 1], [2, -1]]]))  # fmt: skip
+    mean = Choice(heads="mean").of(found)
+    assert mean.weights.shape == (1, 1, 1, 4)
+    assert torch.equal(matrix(mean, 1, 3), matrix(found, 1, 3))
+
+
+def test_chosen_layers_and_the_others_do_not_notice():
+    torch.manual_seed(0)
+    model = nn.ModuleDict({"a": MultiHeadAttention(4, 1), "b": MultiHeadAttention(4, 1), "c": VectorAttention(4)})
+    for layers, names in (("a", "a"), (["b", "a"], "ab"), ("[ab]", "ab"), ("*", "abc")):
+        with record_attention(model, layers=layers) as maps:
+            assert "".join(name for name, layer in model.items() if layer.is_recorded) == names
+        assert maps == []
+    pooled = nn.Sequential(TransitionDown(4, 6, 5), MultiHeadAttention(6, 1))
+    with record_attention(pooled, layers="1"):
+        assert pooled[0].is_recorded  # what tokens are made of is always handed over
+
+
+def test_memory_is_bounded_while_recording():
+    """Never are there all weights of dense attention: no tensor as large is made."""
+    attention, x = MultiHeadAttention(8, 1), torch.randn(1, 1024, 8)
+
+    class Largest(TorchDispatchMode):
+        size = 0
+
+        def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+            out = function(*args, **(kwargs or {}))
+            for tensor in out if isinstance(out, tuple) else (out,):
+                if isinstance(tensor, torch.Tensor):
+                    self.size = max(self.size, tensor.numel())
+            return out
+
+    for options, most in (({}, None), ({"top_k": 4}, 256 * 1024), ({"queries": [5, 900]}, 1024 * 24)):
+        with torch.no_grad(), Largest() as largest, record_attention(attention, **options) as maps:
+            attention(x)
+        assert largest.size == 1024**2 if most is None else largest.size <= most
+    assert maps[0].weights.shape == (2, 1, 1, 1024)
+
+
+def test_tokens_through_a_memory():
+    """Two tokens that use the same slot, and one that uses another; padding is none."""
+    weights = torch.tensor([[[[1.0, 0], [1, 0], [0, 1], [0.5, 0.5]]]])
+    found = AttentionMap("", "memory", weights, torch.tensor([[0, 1, 2, -1]])).through_memory()
+    assert matrix(found, 3, 3).tolist() == [[1, 1, 0], [1, 1, 0], [0, 0, 1]]
+    with pytest.raises(ValueError, match="attends to tokens, not to a memory"):
+        found.through_memory()
+
+
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [
+        ({"layers": "encoder.9"}, r"no attention layer is called encoder.9; there are 0$"),
+        ({"top_k": 0}, "top_k must be at least 1, got 0"),
+        ({"heads": "max"}, "heads must be"),
+        ({"heads": [4]}, r"0 has heads 0 to 1, got \[4\]"),
+    ],
+)
+def test_wrong_choices_are_explained(options, text):
+    model = nn.Sequential(MultiHeadAttention(4, 2))
+    with pytest.raises(ValueError, match=text), record_attention(model, **options):
+        model[0](torch.zeros(1, 3, 4))

@@ -1,5 +1,7 @@
 """Maps composed down to points: by hand, against matrices, on every classifier, and where it is known what matters."""
 
+import math
+
 import pytest
 import torch
 from torch import nn
@@ -9,13 +11,13 @@ from pctransformer.layers.grid_mixers import create_grid_block
 from pctransformer.layers.recording import AttentionMap
 from pctransformer.layers.transformer import ClassToken, pre_norm_encoder
 from pctransformer.models import list_models
-from pctransformer.visualization.rollout import (
+from pctransformer.visualization.rollout import attention_rollout, gradient_attention, layer_attention, passed_over
+from pctransformer.visualization.sources import (
     Source,
     attention_layers,
-    attention_rollout,
     class_token,
-    layer_attention,
-    passed_over,
+    in_box,
+    last_row,
     point,
     pooled_vector,
 )
@@ -71,6 +73,74 @@ def test_from_a_class_token():
     assert (source.height, source.weights.tolist()) == (2, [1, 0, 0])
     assert attention_rollout(maps, source, 2).tolist() == pytest.approx([0.4, 0.6])
     assert attention_rollout(maps, pooled_vector(maps), 2).tolist() == pytest.approx([0.55 / 0.625, 0.075 / 0.625])
+
+
+def test_up_and_down_a_unet_by_hand():
+    """Two points, one coarse token of them (1/4, 3/4); then points again, half of the coarse token, half of themselves.
+    The first point is 1/2 (1/4, 3/4) + 1/2 (1, 0), and attention on the way down counts for both."""
+    down, up = dense([[0.25, 0.75]], "children", "down"), dense([[0.5], [0.5]], "children", "up")
+    skip = AttentionMap("up", "skip", torch.full((2, 1, 1, 1), 0.5))
+    maps = [down, up, skip]
+    assert attention_rollout(maps, last_row(maps, 0), 2).tolist() == [0.625, 0.375]
+    attended = [dense([[0, 1], [1, 0]]), *maps]
+    assert attention_rollout(attended, last_row(attended, 0), 2).tolist() == [0.5, 0.5]
+    deeper = [
+        down,
+        dense([[1]], "children"),
+        dense([[0.75]], "children"),
+        AttentionMap("", "skip", torch.full((1,) * 4, 0.25)),
+        *maps[1:],
+    ]
+    assert attention_rollout(deeper, last_row(deeper, 0), 2).tolist() == [0.625, 0.375]
+    with pytest.raises(ValueError, match="up comes back to finer tokens, which were never left"):
+        attention_rollout([down, skip], Source(2, torch.ones(1)), 2)
+
+
+def test_a_decoder_by_hand():
+    """Three points are tokens; two queries begin as the first and the third. They look at each other, then at tokens.
+
+    Query 0 is half of what it was, which is half query 0 and half query 1, and half tokens 1 and 2 alike: 1/4 of token
+    0 and 1/4 of token 2 from where queries began, and 1/4 of token 1 and 1/4 of token 2."""
+    maps = [
+        dense([[1, 0, 0], [0, 0, 1]], "children", "queries"),
+        dense([[0, 1], [1, 0]]),
+        dense([[0, 0.5, 0.5], [1, 0, 0]], "context", "decoder"),
+    ]
+    assert attention_rollout(maps, last_row(maps, 0), 3).tolist() == [0.25, 0.25, 0.5]
+    assert layer_attention(maps, 2, last_row(maps, 0), 3).tolist() == [0, 0.5, 0.5]
+    assert layer_attention(maps, 1, last_row(maps, 0), 3).tolist() == [0, 0, 1]
+
+
+def test_gradient_times_attention_by_hand():
+    """One layer of two tokens with values 1 and -2, and a score that is the first token's mean: dscore / dA is (1, -2),
+    of which the second lowers the score. v + v (1/2 * 1, 0) is (1.5, 0); with the sign turned (1, 1/2 * 2)."""
+    for sign, expected in ((1.0, [1.0, 0.0]), (-1.0, [0.5, 0.5])):
+        weights = torch.tensor([[[[0.5, 0.5], [0.5, 0.5]]]], requires_grad=True)
+        maps = [AttentionMap("", "tokens", weights)]
+        score = sign * (weights[0, 0] @ torch.tensor([1.0, -2.0]))[0]
+        assert gradient_attention(maps, score, Source(1, torch.tensor([1.0, 0.0])), 2).tolist() == expected
+    with pytest.raises(ValueError, match="no map has a gradient to the score"):
+        gradient_attention([dense([[1.0]])], torch.ones((), requires_grad=True) * 1, Source(1, torch.ones(1)), 1)
+
+
+def test_from_a_box():
+    """The tokens in it alike, turned as it is; or the nearest."""
+    xyz = torch.tensor([[0.0, 0, 0], [1, 1, 0], [2, 2, 0], [1, -1, 0]])
+    still = [dense(torch.eye(4).tolist())]
+    assert in_box(still, (1, 1, 0, 3.2, 0.5, 1, math.pi / 4), xyz).weights.tolist() == pytest.approx([1 / 3] * 3 + [0])
+    assert in_box(still, (1, 1, 0, 3.2, 0.5, 1, -math.pi / 4), xyz).weights.tolist() == [0, 1, 0, 0]
+    assert in_box(still, (5, -5, 0, 1, 1, 1, 0), xyz).weights.tolist() == [0, 0, 0, 1]
+
+
+def test_maps_of_chosen_queries_are_followed_from_these_alone():
+    maps = [
+        AttentionMap(
+            "a", "tokens", torch.tensor([[[[0.25, 0.75]]]]), torch.tensor([[1]]), torch.tensor([[0, 1]]), 2, True
+        )
+    ]
+    assert layer_attention(maps, 0, Source(1, torch.tensor([0.0, 1.0])), 2).tolist() == [0.25, 0.75]
+    with pytest.raises(ValueError, match="a was recorded for chosen queries, and others are looked from"):
+        layer_attention(maps, 0, Source(1, torch.tensor([0.5, 0.5])), 2)
 
 
 def test_memory_slots_are_passed_over():
@@ -240,8 +310,6 @@ def test_faults_are_explained():
         class_token([FOUR_POINTS[0], FOUR_POINTS[3]])
     with pytest.raises(ValueError, match="row must be at least 0 and below 4, got 4"):
         point(FOUR_POINTS, 4, torch.zeros(4, 3))
-    with pytest.raises(ValueError, match="in one cloud by itself, these are maps of 2"):
-        point([*FOUR_POINTS[:3], dense([[0, 1], [1, 0]], "children")], 0, torch.zeros(4, 3))
     with pytest.raises(ValueError, match="there are 1 tokens, but the source has weights of 2"):
         attention_rollout(FOUR_POINTS, Source(4, torch.tensor([0.5, 0.5])), 4)
     with pytest.raises(ValueError, match="map 0 is no attention among tokens"):

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from pctransformer.layers.grid_mixers.grid_mixer import ChannelsFirst, GridMixer
 from pctransformer.layers.position import WindowBias
-from pctransformer.layers.recording import RecordedLayer
+from pctransformer.layers.recording import RecordedAttention
 
 
 @dataclasses.dataclass(frozen=True)
@@ -101,7 +101,7 @@ def window_cells(window: tuple[int, int], device: torch.device) -> Tensor:
     return torch.stack(torch.meshgrid(rows, columns, rows.new_zeros(1), indexing="ij"), -1).flatten(0, 2)[None]
 
 
-class WindowMixer(GridMixer, RecordedLayer):
+class WindowMixer(GridMixer, RecordedAttention):
     """What mixers of windows share: attention of the cells of each."""
 
     def attend(self, query: Tensor, key: Tensor, value: Tensor, windows: Windows, bias: Tensor | None) -> Tensor:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from pctransformer.layers.mixers.mixer import Mixer, token_rows
-from pctransformer.layers.recording import RecordedLayer
+from pctransformer.layers.recording import RecordedAttention
 
 
 def softmax_then_l1(energy: Tensor, valid: Tensor | None) -> Tensor:
@@ -32,7 +32,7 @@ def softmax_then_l1(energy: Tensor, valid: Tensor | None) -> Tensor:
     return attention / (1e-9 + attention.sum(3, keepdim=True))
 
 
-class ExternalAttention(Mixer, RecordedLayer):
+class ExternalAttention(Mixer, RecordedAttention):
     """A = Norm(F M_kᵀ), out = A M_v with memories M_k, M_v of `slots` rows and Norm as in `softmax_then_l1`.
 
     Args:
@@ -55,7 +55,7 @@ class ExternalAttention(Mixer, RecordedLayer):
         return self.value(attention[:, 0])
 
 
-class MultiHeadExternalAttention(Mixer, RecordedLayer):
+class MultiHeadExternalAttention(Mixer, RecordedAttention):
     """External attention in each head, between two linear layers; the heads share their memories.
 
     The mixer of EAMLP. Channels are first widened, so that there are `expansion` times as many heads as `num_heads`

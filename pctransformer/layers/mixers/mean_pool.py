@@ -6,10 +6,10 @@ import torch
 from torch import Tensor
 
 from pctransformer.layers.mixers.mixer import Mixer, token_rows
-from pctransformer.layers.recording import RecordedLayer
+from pctransformer.layers.recording import RecordedAttention
 
 
-class MeanPool(Mixer, RecordedLayer):
+class MeanPool(Mixer, RecordedAttention):
     """Every token receives the mean over the real tokens of its patch. No weights, no notion of place.
 
     Pooling as a mixer: after Yu et al., MetaFormer Is Actually What You Need for Vision, 2022, arXiv:2111.11418, which

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from pctransformer.layers.mixers.mixer import Mixer, token_rows
-from pctransformer.layers.recording import RecordedLayer
+from pctransformer.layers.recording import RecordedAttention
 from pctransformer.layers.residual import Residual
 from pctransformer.layers.transformer import EncoderLayer, TokenMixing
 from pctransformer.points import pad_packed, unpad
@@ -45,7 +45,7 @@ def double_normalized(query_key: Tensor, valid: Tensor | None = None) -> Tensor:
     return attention.mT
 
 
-class PCTAttention(Mixer, RecordedLayer):
+class PCTAttention(Mixer, RecordedAttention):
     """LBR(A V): linear, BatchNorm and ReLU of what tokens receive with weights A as in `double_normalized`.
 
     Statistics of the norm are those of real tokens.
