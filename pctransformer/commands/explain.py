@@ -42,8 +42,8 @@ def run(config: Config) -> int:
     from pctransformer.layers.recording import record_attention
     from pctransformer.predict import ClassPredictor, load
     from pctransformer.training.checkpoint import find_checkpoint
-    from pctransformer.visualization.attention import attention_figure, half_of_weight, heat
-    from pctransformer.visualization.clouds import heat_colors
+    from pctransformer.visualization.attention import attention_figure, half_of_weight
+    from pctransformer.visualization.color_scale import color_scale
     from pctransformer.visualization.rollout import attention_rollout, layer_attention, passed_over
     from pctransformer.visualization.sources import attention_layers
 
@@ -75,9 +75,10 @@ def run(config: Config) -> int:
         ringed=row, up=config.up,
     )  # fmt: skip
     figure.savefig(folder / f"{name}.png", dpi=150)
+    colors = color_scale(rolled_out.numpy()).colors(rolled_out.numpy())
     columns = {f"layer_{number}": weights.numpy() for number, weights in enumerate(layers.values())}
     write_ply(
-        folder / f"{name}.ply", sample.xyz.numpy(), colors=heat_colors(heat(rolled_out)),
+        folder / f"{name}.ply", sample.xyz.numpy(), colors=colors,
         features={"rolled_out": rolled_out.numpy(), **columns},
     )  # fmt: skip
     print(f"{config.file}: {prediction.label} {prediction.probability:.1%}")

@@ -9,23 +9,11 @@ import numpy as np
 from torch import Tensor
 
 from pctransformer.visualization.clouds import Up, draw_values
+from pctransformer.visualization.color_scale import color_scale
 from pctransformer.visualization.style import DARK, heading, new_figure, place
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-
-
-def heat(weights: Tensor | np.ndarray) -> np.ndarray:
-    """(n,) values in [0, 1] to colour points by, from weights (n,) at least 0.
-
-    The square root of the weight's share in that weight which one point in a hundred exceeds: a few points often have
-    most of the weight, and would leave all others without colour.
-    """
-    weights = np.asarray(weights.detach().cpu() if isinstance(weights, Tensor) else weights, dtype=np.float64)
-    positive = weights[weights > 0]
-    if not len(positive):
-        return np.zeros(len(weights))
-    return np.sqrt(np.minimum(weights / np.quantile(positive, 0.99), 1))
 
 
 def half_of_weight(weights: Tensor | np.ndarray) -> float:
@@ -67,7 +55,8 @@ def attention_figure(
 
     def cloud(weights: Tensor | np.ndarray, left: float, bottom: float, side: float, words: str, size: float) -> None:
         axes = place(figure, left + 0.08 * side, bottom + 0.08 * side, 0.84 * side, 0.84 * side)
-        draw_values(axes, xyz, heat(weights), ringed=ringed, up=up)
+        values = np.asarray(weights.detach().cpu() if isinstance(weights, Tensor) else weights)
+        draw_values(axes, xyz, color_scale(values).places(values), ringed=ringed, up=up)
         across, upwards = figure.get_size_inches()
         half = half_of_weight(weights)
         text = f"{words}\n{f'half of it in {100 * half:.0f} % of the points' if half else 'takes nothing'}"

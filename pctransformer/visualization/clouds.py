@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from pctransformer.visualization.style import DEPTH, GREY, HEAT, MARKED_DEPTH
+from pctransformer.visualization.color_scale import place_colors
+from pctransformer.visualization.style import DEPTH, GREY, MARKED_DEPTH
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -57,12 +58,12 @@ def draw_cloud(
     """
     from matplotlib.colors import LinearSegmentedColormap
 
-    parts = [_upright(xyz, up), *([] if marked is None else [_upright(marked, up)])]
+    parts = [upright(xyz, up), *([] if marked is None else [upright(marked, up)])]
     parts = [part[_drawn(part)] for part in parts]
     points = np.concatenate(parts)
     place = points
     if like is not None:
-        place = _upright(like, up)
+        place = upright(like, up)
         place = place[_drawn(place)]
     turn = camera(elevation_deg, -55).T
     middle = place.mean(0) if len(place) else 0
@@ -74,13 +75,6 @@ def draw_cloud(
     _dots(axes, seen, np.where(is_marked[:, None], standing_out(depth), plain(depth)), framed)
 
 
-def heat_colors(values: np.ndarray) -> np.ndarray:
-    """(n, 3) red, green, blue in [0, 1] for values (n,) in [0, 1]: pale, orange, dark red."""
-    from matplotlib.colors import LinearSegmentedColormap
-
-    return LinearSegmentedColormap.from_list("heat", HEAT)(np.asarray(values, dtype=np.float64))[:, :3]
-
-
 def draw_values(
     axes: Any, xyz: Tensor | np.ndarray, values: np.ndarray, *, ringed: int | None = None, up: Up = "z"
 ) -> None:
@@ -88,10 +82,10 @@ def draw_values(
 
     Args:
         axes, xyz, up: see `draw_cloud`.
-        values: (n,) in [0, 1], shown by `heat_colors`.
+        values: (n,) in [0, 1], places on the colour map of `color_scale`.
         ringed: row of a point that gets a ring round it.
     """
-    draw_colors(axes, xyz, heat_colors(values), ringed=ringed, up=up)
+    draw_colors(axes, xyz, place_colors(values), ringed=ringed, up=up)
 
 
 def draw_colors(
@@ -104,7 +98,7 @@ def draw_colors(
         colors: (n, 3) red, green, blue in [0, 1].
         ringed: row of a point that gets a ring round it.
     """
-    points = _upright(xyz, up)
+    points = upright(xyz, up)
     rows = _drawn(points)
     middle = points[rows].mean(0) if len(rows) else 0
     seen = (points - middle) @ camera(25, -55).T
@@ -113,8 +107,12 @@ def draw_colors(
         axes.plot(*seen[ringed, :2], "o", markersize=2.2 * dot, markerfacecolor="none", markeredgecolor="black")
 
 
-def _upright(xyz: Tensor | np.ndarray, up: Up) -> np.ndarray:
-    """(n, 3) float64, z up."""
+def upright(xyz: Tensor | np.ndarray, up: Up) -> np.ndarray:
+    """(n, 3) points as float64 with z upright, turned round the x axis where "y" is.
+
+    Raises:
+        ValueError: they are not (n, 3).
+    """
     points = np.asarray(xyz if isinstance(xyz, np.ndarray) else xyz.detach().cpu(), dtype=np.float64)
     if points.ndim != 2 or points.shape[1] != 3:
         raise ValueError(f"a cloud to draw must be (n, 3), got {points.shape}")

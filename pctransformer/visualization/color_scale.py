@@ -14,7 +14,7 @@ SCALINGS: tuple[Scaling, ...] = get_args(Scaling)
 _MAP, _PALEST, _DARKEST = "magma", 235, 20
 """Matplotlib's map of 256 colours, evenly apart to the eye; from pale to dark, since pages and viewers are mostly
 white. Its ends are left out: the palest would be lost on white, and the darkest could not be told from black."""
-_SPREADS = 4.0
+SPREADS = 4.0
 """Standard deviations from the mean to either end of a sigmoid's colour bar; places there are 0.018 and 0.982."""
 
 
@@ -41,7 +41,7 @@ class ColorScale:
             return np.zeros_like(values)
         share = (values - self.low) / (self.high - self.low)
         if self.scaling == "sigmoid":
-            return 1 / (1 + np.exp(-np.clip(_SPREADS * (2 * share - 1), -40, 40)))
+            return 1 / (1 + np.exp(-np.clip(SPREADS * (2 * share - 1), -40, 40)))
         return np.clip(share, 0, 1)
 
     def colors(self, values: np.ndarray) -> np.ndarray:
@@ -70,7 +70,7 @@ def color_scale(values: np.ndarray, scaling: Scaling = "percentile") -> ColorSca
     if scaling == "linear":
         return ColorScale(scaling, float(values.min()), float(values.max()))
     if scaling == "sigmoid":
-        mean, reach = float(values.mean()), _SPREADS * float(values.std())
+        mean, reach = float(values.mean()), SPREADS * float(values.std())
         return ColorScale(scaling, mean - reach, mean + reach)
     low = float(np.quantile(values, 0.01))
     above = values[values > low]

@@ -13,7 +13,7 @@ DEPTH = ("#d9ecee", "#8fc7c9", "#2f7fa6", "#1d2f6f")
 MARKED_DEPTH = ("#fbe3d6", "#f5b08f", "#e4572e", "#8c2313")
 """The same for points that are to stand out among the others."""
 HEAT = ("#e3e7ee", "#f6c9b2", ORANGE, "#8c2a12")
-"""Little to much, paler to darker, for errors and for attention."""
+"""Little to much, paler to darker, for errors."""
 # Hues that stay apart for colour-blind eyes (Paul Tol's bright and vibrant sets).
 MANY = ("#4477aa", "#ee6677", "#228833", "#ccbb44", "#66ccee", "#aa3377", "#ee7733", "#009988", "#332288")
 

@@ -7,8 +7,7 @@ from matplotlib.image import imread
 
 from pctransformer import cli, load, record_attention
 from pctransformer.datasets import read_points, write_ply
-from pctransformer.visualization.attention import heat
-from pctransformer.visualization.clouds import heat_colors
+from pctransformer.visualization.color_scale import color_scale
 from pctransformer.visualization.rollout import attention_rollout, layer_attention
 from pctransformer.visualization.sources import attention_layers, pooled_vector
 from tests.trained import write_checkpoint
@@ -51,7 +50,7 @@ def test_picture_and_points_say_what_the_maps_say(run, cup, capsys):
     np.testing.assert_allclose(columns[:, :3], sample.xyz, rtol=1e-6)
     np.testing.assert_allclose(columns[:, 3:].T, torch.stack(expected), rtol=1e-4, atol=1e-7)
     colours = read_points(run / "attention" / "cup.ply", features=("red", "green", "blue"))[:, 3:]
-    shown = heat_colors(heat(expected[0]))
+    shown = color_scale(expected[0].numpy()).colors(expected[0].numpy())
     np.testing.assert_allclose(colours / colours.max() * shown.max(), shown, atol=0.02)
 
 

@@ -3,17 +3,11 @@ import pytest
 import torch
 
 from pctransformer.visualization import attention as module
-from pctransformer.visualization.attention import attention_figure, half_of_weight, heat
-from pctransformer.visualization.clouds import draw_values, heat_colors
+from pctransformer.visualization.attention import attention_figure, half_of_weight
+from pctransformer.visualization.clouds import draw_values
+from pctransformer.visualization.color_scale import color_scale
 from pctransformer.visualization.style import new_figure, place
 from tests.visualization.pages import check_page, texts
-
-
-def test_heat_is_the_root_of_the_share_in_the_highest_but_one_in_a_hundred():
-    weights = np.arange(101.0)
-    assert heat(weights).tolist() == pytest.approx(np.sqrt(np.minimum(weights / 99.01, 1)).tolist())
-    assert heat(torch.tensor([0.0, 0.25, 0.25])).tolist() == [0, 1, 1]
-    assert heat(np.zeros(3)).tolist() == [0, 0, 0]
 
 
 def test_half_of_the_weight():
@@ -23,18 +17,13 @@ def test_half_of_the_weight():
     assert half_of_weight(np.zeros(4)) == 0
 
 
-def test_colours_go_from_pale_to_dark():
-    colours = heat_colors(np.linspace(0, 1, 20))
-    assert colours.shape == (20, 3)
-    assert (np.diff(colours.sum(1)) < 0).all()
-
-
 def test_values_stay_with_their_points():
     """Of points in a row, those that are hotter are on the right, also where points are left out."""
     xyz = np.stack([np.arange(6000.0), np.zeros(6000), np.zeros(6000)], 1)
+    values = xyz[:, 0] / 6000
     xyz[7] = np.nan
     axes = place(new_figure(4, 4), 0, 0, 4, 4)
-    draw_values(axes, xyz, xyz[:, 0] / 6000, ringed=3000)
+    draw_values(axes, xyz, values, ringed=3000)
     places, colours = np.asarray(axes.collections[0].get_offsets()), axes.collections[0].get_facecolors()[:, :3]
     assert len(places) == 4096
     order = np.argsort(places[:, 0])
@@ -49,7 +38,7 @@ def test_a_cloud_for_each_layer(monkeypatch, count):
     drawn = []
 
     def record(axes, xyz, values, *, ringed, up):
-        drawn.append((values, ringed, up))
+        drawn.append((values.tolist(), ringed, up))
         draw_values(axes, xyz, values, ringed=ringed, up=up)
 
     monkeypatch.setattr(module, "draw_values", record)
@@ -57,8 +46,8 @@ def test_a_cloud_for_each_layer(monkeypatch, count):
     layers = {f"encoder.layers.{i}.attention.with_a_long_name": torch.rand(30) for i in range(count)}
     figure = attention_figure(xyz, weights, layers, "chair.ply: chair 97.0%", "from there", ringed=4, up="y")
     check_page(figure)
-    assert [(values.tolist(), ringed, up) for values, ringed, up in drawn] == [
-        (heat(of).tolist(), 4, "y") for of in (weights, *layers.values())
+    assert drawn == [
+        (color_scale(of).places(of).tolist(), 4, "y") for of in (weights.numpy(), *(w.numpy() for w in layers.values()))
     ]
     words = texts(figure)
     assert words[:2] == ["chair.ply: chair 97.0%", "from there"]

@@ -1,0 +1,108 @@
+"""What all drawings of maps of points share: where the cloud stands, how large dots are, boxes as coloured wires."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+
+from pctransformer.visualization.clouds import Up, camera, upright
+from pctransformer.visualization.detection import TRUE, class_colour
+from pctransformer.visualization.geometry import box_lines
+from pctransformer.visualization.point_maps import BoxView, PointMaps
+from pctransformer.visualization.style import GREY
+
+Color = tuple[float, float, float]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Wire:
+    """A box as lines.
+
+    Attributes:
+        points, lines: see `box_lines`; z upright.
+        color: red, green, blue in [0, 1].
+        words: what stands beside it, perhaps nothing.
+    """
+
+    points: np.ndarray
+    lines: np.ndarray
+    color: Color
+    words: str = ""
+
+    label_at = 4
+    """Row of points where the words stand: the upper front left corner."""
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class MapView:
+    """A cloud as it is drawn.
+
+    Attributes:
+        xyz: (N, 3) float64, z upright.
+        azimuth_deg, elevation_deg: from where pictures look, and pages and windows in the beginning, see `camera`: from
+            the front right, and over scans with boxes from behind, where x points forward.
+        middle: (3,) what stands in the middle then.
+        radius: nearly all points are no farther from the middle then, across or upwards; one far off does not make the
+            others small.
+        dot: width of a dot, in the units of xyz.
+        wires: boxes, true ones first.
+        legend: what colours of wires mean.
+    """
+
+    xyz: np.ndarray
+    azimuth_deg: float
+    elevation_deg: float
+    middle: np.ndarray
+    radius: float
+    dot: float
+    wires: tuple[Wire, ...]
+    legend: tuple[tuple[str, Color], ...]
+
+    @classmethod
+    def of(cls, point_maps: PointMaps) -> MapView:
+        """How maps are drawn, whatever draws them."""
+        xyz = upright(point_maps.xyz, point_maps.up)
+        azimuth_deg, elevation_deg = (-55.0, 25.0) if point_maps.boxes is None else (195.0, 35.0)
+        axes = camera(elevation_deg, azimuth_deg)
+        middle, radius = np.zeros(3), 1.0
+        if len(xyz):
+            low, high = np.quantile(xyz @ axes.T, [0.005, 0.995], axis=0)
+            middle = (low + high) / 2 @ axes
+            radius = float((high - low)[:2].max()) / 2 or 1.0
+        wires, legend = _wires(point_maps.boxes, point_maps.up) if point_maps.boxes is not None else ((), ())
+        return cls(xyz, azimuth_deg, elevation_deg, middle, radius, _dot(xyz, radius), wires, legend)
+
+    @property
+    def axes(self) -> np.ndarray:
+        """(3, 3) rows of that camera: to the right, up, towards us."""
+        return camera(self.elevation_deg, self.azimuth_deg)
+
+
+def _dot(xyz: np.ndarray, radius: float) -> float:
+    """Somewhat more than the distance from most points to the next one, so that a surface is nearly closed."""
+    from scipy.spatial import cKDTree
+
+    if len(xyz) < 2:
+        return 0.05 * radius
+    some = xyz[np.random.default_rng(0).permutation(len(xyz))[:5000]]
+    distances, _ = cKDTree(xyz).query(some, k=2)
+    return float(np.clip(1.7 * np.median(distances[:, 1]), 0.002 * radius, 0.1 * radius))
+
+
+def _wires(boxes: BoxView, up: Up) -> tuple[tuple[Wire, ...], tuple[tuple[str, Color], ...]]:
+    from matplotlib.colors import to_rgb
+
+    rows = [(box, GREY if label < 0 else TRUE, "") for box, label in zip(boxes.true, boxes.true_labels)]
+    rows += [
+        (box, class_colour(int(label)), f"{boxes.class_names[label]} {score:.2f}")
+        for box, label, score in zip(boxes.found, boxes.labels, boxes.scores)
+    ]
+    wires = []
+    for box, color, words in rows:
+        points, lines = box_lines(box)
+        wires.append(Wire(upright(points, up), lines, to_rgb(color), words))
+    legend = [(f"found {boxes.class_names[i]}", to_rgb(class_colour(i))) for i in np.unique(boxes.labels)]
+    if (boxes.true_labels >= 0).any():
+        legend.insert(0, ("labelled", to_rgb(TRUE)))
+    return tuple(wires), tuple(legend)
