@@ -1,0 +1,47 @@
+"""Gradients and features of tokens, by hand."""
+
+import pytest
+import torch
+
+from pctransformer.visualization.saliency import (
+    cosine_similarity,
+    grad_cam,
+    input_gradient,
+    principal_components,
+    to_points,
+)
+
+
+def test_grad_cam_by_hand():
+    """Mean gradients of the two channels are 2 and -1: 2 * 1 - 3 is below 0, 2 * 2 - 1 is 3."""
+    features = torch.tensor([[1.0, 3.0], [2.0, 1.0], [0.0, 0.0]])
+    gradient = torch.tensor([[3.0, -3.0], [3.0, 0.0], [0.0, 0.0]])
+    assert grad_cam(features, gradient).tolist() == [0, 3, 0]
+
+
+def test_input_gradient_by_hand():
+    assert input_gradient(torch.tensor([[3.0, 4.0, 0.0], [0.0, 0.0, -2.0]])).tolist() == [5, 2]
+
+
+def test_cosines_by_hand():
+    features = torch.tensor([[1.0, 0.0], [2.0, 0.0], [0.0, 5.0], [-1.0, 0.0], [1.0, 1.0]])
+    assert cosine_similarity(features, 0).tolist() == pytest.approx([1, 1, 0, -1, 0.5**0.5])
+
+
+def test_components_by_hand():
+    """Four points on a cross: the long axis first, the short one next, and there is no third."""
+    features = torch.tensor([[5.0, 1.0], [-1.0, 1.0], [2.0, 2.0], [2.0, 0.0]])
+    found = principal_components(features)
+    expected = torch.tensor([[3.0, 0, 0], [-3, 0, 0], [0, 1, 0], [0, -1, 0]])
+    torch.testing.assert_close(found.abs(), expected.abs(), atol=1e-6, rtol=1e-6)
+    assert found[0, 0] == -found[1, 0]
+    assert (found.amax(0) >= -found.amin(0)).all()
+    assert principal_components(torch.ones(1, 4)).tolist() == [[0, 0, 0]]
+
+
+def test_values_of_tokens_are_carried_to_points():
+    """A point on a token has its value; one as far from three has their mean."""
+    tokens = torch.tensor([[0.0, 0, 0], [2.0, 0, 0], [0.0, 2, 0]])
+    points = torch.tensor([[2.0, 0, 0], [1.0, 1, 0]])
+    carried = to_points(torch.tensor([[3.0], [6.0], [9.0]]), tokens, points)
+    assert carried[:, 0].tolist() == pytest.approx([6, 6], rel=1e-5)
