@@ -110,11 +110,12 @@ COMMANDS = {
     "train pretraining": Command(
         "pctransformer.training.settings:Pretraining",
         "pctransformer.training.pretraining:run",
-        "let a model learn from shapes without labels, by making up what is hidden of them",
+        "let a model learn from shapes or LiDAR scans without labels, by making up what is hidden of them",
         (
             "pctransformer train pretraining",
             "pctransformer train pretraining --data generated FOLDER --epochs 60 --out runs/pretrained",
             "pctransformer train pretraining --model point_gpt_small_pretraining",
+            "pctransformer train pretraining --model pillar_transformer_small_pretraining --batch-size 4",
             "pctransformer train pretraining --resume runs/pretrained",
         ),
     ),

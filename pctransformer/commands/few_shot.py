@@ -108,12 +108,13 @@ def _data(config: Config, best: Checkpoint) -> DataSettings:
     Raises:
         UserError: the run cannot say it alone, or gives no features of clouds.
     """
+    from pctransformer.models.registry import pretrained_model
     from pctransformer.training.settings import ClassificationTraining, DataSettings, Pretraining
 
     task = best.about.get("task")
     if task == "classification":
         of_data = best.settings(ClassificationTraining).data
-    elif task == "pretraining":
+    elif task == "pretraining" and pretrained_model(best.about["model"]["name"]).task == "classification":
         theirs = best.settings(Pretraining).data
         if config.data is None and len(theirs.data) > 1:
             raise UserError(f"{best.path} was pretrained on {', '.join(theirs.data)}; say with --data what to classify")
@@ -124,6 +125,9 @@ def _data(config: Config, best: Checkpoint) -> DataSettings:
             num_shapes=theirs.num_shapes,
         )
     else:
-        raise UserError(f"{best.path} was trained for {task}; few-shot wants a model of classification or pretraining")
+        what = "pretraining on scans" if task == "pretraining" else task
+        raise UserError(
+            f"{best.path} was trained for {what}; few-shot wants a model of classification or pretraining on shapes"
+        )
     changes: dict[str, Any] = {"data": config.data, "eval_points": config.eval_points}
     return dataclasses.replace(of_data, **{name: value for name, value in changes.items() if value is not None})

@@ -114,6 +114,8 @@ def _num_classes(model: Any) -> int | None:
 
 # ---- as text ---------------------------------------------------------------------------------------------------------
 def _print(facts: dict[str, Any]) -> None:
+    from pctransformer.models.registry import pretrained_model
+
     model, task = facts["model"], facts["model"]["task"]
     if "checkpoint" in facts:
         _print_checkpoint(facts["checkpoint"], facts.get("test", {}))
@@ -122,10 +124,10 @@ def _print(facts: dict[str, Any]) -> None:
         "classification": f"(B, {facts['num_classes']}) logits",
         "segmentation": f"(N, {facts['num_classes']}) logits of points",
         "detection": f"boxes of {facts['num_classes']} classes: model.predict(model(points))",
-        "pretraining": "Reconstruction: points that were hidden, made up, beside the true ones",
+        "pretraining": "points that were hidden, made up, beside the true ones: model.loss(model(points))",
     }
     channels = facts["in_channels"]
-    more = "reflectance" if task == "detection" else "normals"
+    more = "reflectance" if pretrained_model(model["name"]).task == "detection" else "normals"
     values = "x, y, z" if channels == 3 else f"x, y, z and {channels - 3} more of each point, {more} for instance"
     rows = [
         (model["name"], model["summary"]),
@@ -151,14 +153,15 @@ def _print(facts: dict[str, Any]) -> None:
 
 def _in_python(facts: Mapping[str, Any]) -> str:
     """How to make the model that the facts are about."""
+    from pctransformer.models.registry import pretrained_model
+
     name, pretraining = facts["model"]["name"], facts["model"]["task"] == "pretraining"
     if "checkpoint" not in facts:
         classes = "" if pretraining else f", num_classes={facts['num_classes']}"
         return f'create_model("{name}"{classes}, ...)'
     path = facts["checkpoint"]["path"]
     if pretraining:
-        classifier = name.removesuffix("_pretraining")
-        return f'create_model("{classifier}", pretrained="{path}")'
+        return f'create_model("{pretrained_model(name).name}", pretrained="{path}")'
     return f'load("{path}").model'
 
 

@@ -60,4 +60,6 @@ class PooledTokens(nn.Module):
         self.backbone = backbone
 
     def forward(self, points: PointBatch | Tensor | Sequence[Tensor]) -> Tensor:
-        return pool(self.backbone.encode(points), "max_mean")
+        tokens = self.backbone.encode(points)
+        assert isinstance(tokens, PointBatch)  # models of shapes give tokens
+        return pool(tokens, "max_mean")

@@ -21,6 +21,7 @@ from pctransformer.grid_view.bird_eye_view import BevBackbone
 from pctransformer.grid_view.voxel_features import PillarFeatures
 from pctransformer.models.detector import DetectionHead, Detector, Head, Range, detection_head, set_momentum
 from pctransformer.models.openpcdet import renamed_bev_and_head
+from pctransformer.models.pretraining import WEIGHTS_OF_PRETRAINING
 from pctransformer.points import PointBatch
 from pctransformer.voxels import BevMap, Grid
 
@@ -33,13 +34,16 @@ class PointPillars(Detector):
         pillars: from points to pillars.
         backbone: on the map of pillars.
         head: on the map of the backbone.
+
+    Attributes:
+        map_grid: of the map that the head gets.
     """
 
     def __init__(
         self, *, in_channels: int, pillars: PillarFeatures, backbone: BevBackbone, head: DetectionHead
     ) -> None:
         super().__init__()
-        backbone.out_grid(pillars.grid)  # refuses maps that cannot be halved as often
+        self.map_grid = backbone.out_grid(pillars.grid)  # refuses maps that cannot be halved as often
         self.in_channels, self.num_features, self.grid = in_channels, backbone.out_channels, pillars.grid
         self.pillars, self.backbone, self.head = pillars, backbone, head
 
@@ -109,4 +113,4 @@ def convert_openpcdet(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {name.replace("vfe.pfn_layers.0.", "pillars."): value for name, value in renamed_bev_and_head(weights)}
 
 
-PUBLIC_WEIGHTS = {"vfe.pfn_layers.0.linear.weight": convert_openpcdet}
+PUBLIC_WEIGHTS = {"vfe.pfn_layers.0.linear.weight": convert_openpcdet, **WEIGHTS_OF_PRETRAINING}

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from pctransformer.models.detector import Detector
     from pctransformer.models.pretraining import Pretraining
     from pctransformer.models.segmenter import Segmenter
+    from pctransformer.models.weights import LoadReport
 
 Task = Literal["classification", "segmentation", "detection", "pretraining"]
 Graph = Literal["whole", "pieces"]
@@ -35,8 +36,8 @@ class ModelInfo:
         public_weights: where there are weights that `create_model(..., pretrained=file)` reads; "" for nowhere.
         task: "classification" gives logits of clouds (a `Classifier`), "segmentation" of points (a `Segmenter`);
             "detection" finds boxes (a `Detector`); "pretraining" learns without labels (a `Pretraining`) what a
-            classifier starts from, whose name it has with `_pretraining` behind; so may a `Segmenter`, which has that
-            name with `_seg` behind.
+            classifier or a detector starts from, whose name it has with `_pretraining` behind; so may a `Segmenter`,
+            which has that name with `_seg` behind.
         graph: of the model with its default options. "whole": in evaluation and for clouds of equal sizes,
             `torch.compile(fullgraph=True)` takes it as one graph, and `torch.export` too but for pretraining. "pieces":
             `torch.compile` breaks the graph where sizes depend on coordinates, and there is nothing to export.
@@ -59,6 +60,7 @@ _POINT_BERT = "after Yu et al., Point-BERT, 2022, arXiv:2111.14819; mixers: pctr
 _POSTECH = "github.com/POSTECH-CVLab/point-transformer and Pointcept"
 _YANX27 = "github.com/yanx27/Pointnet_Pointnet2_pytorch, with closed=True"
 _POINT_MAE = "Pang et al., Masked Autoencoders for Point Cloud Self-supervised Learning, 2022, arXiv:2203.06604"
+_VOXEL_MAE = "after Hess et al., Masked Autoencoder for LiDAR Point Clouds (Voxel-MAE), 2022, arXiv:2207.00531"
 _POINT_VIT = "after Dosovitskiy et al., An Image is Worth 16x16 Words, 2021, arXiv:2010.11929"
 _POINTPILLARS = "Lang et al., PointPillars, 2019, arXiv:1812.05784"
 _VITDET = "after Li et al., Exploring Plain Vision Transformer Backbones (ViTDet), 2022, arXiv:2203.16527"
@@ -315,6 +317,54 @@ _MODELS = {
             graph="pieces",
         ),
         ModelInfo(
+            "pillar_transformer_pretraining",
+            "masked_columns",
+            "Pillar transformer made to make up hidden columns of scans",
+            _VOXEL_MAE,
+            task="pretraining",
+            graph="pieces",
+        ),
+        ModelInfo(
+            "pillar_transformer_small_pretraining",
+            "masked_columns",
+            "small pillar transformer made to make up hidden columns of scans",
+            _VOXEL_MAE,
+            task="pretraining",
+            graph="pieces",
+        ),
+        ModelInfo(
+            "voxel_transformer_pretraining",
+            "masked_columns",
+            "Voxel transformer made to make up hidden columns of scans",
+            _VOXEL_MAE,
+            task="pretraining",
+            graph="pieces",
+        ),
+        ModelInfo(
+            "voxel_transformer_small_pretraining",
+            "masked_columns",
+            "small voxel transformer made to make up hidden columns of scans",
+            _VOXEL_MAE,
+            task="pretraining",
+            graph="pieces",
+        ),
+        ModelInfo(
+            "pointpillars_pretraining",
+            "masked_columns",
+            "PointPillars made to make up hidden columns of scans",
+            _VOXEL_MAE,
+            task="pretraining",
+            graph="pieces",
+        ),
+        ModelInfo(
+            "pointpillars_small_pretraining",
+            "masked_columns",
+            "small PointPillars made to make up hidden columns of scans",
+            _VOXEL_MAE,
+            task="pretraining",
+            graph="pieces",
+        ),
+        ModelInfo(
             "deformable_detector",
             "deformable_detector",
             "pillars, then deformable attention on maps of three resolutions, and queries",
@@ -398,6 +448,11 @@ def model_info(name: str) -> ModelInfo:
     return _MODELS[name]
 
 
+def pretrained_model(name: str) -> ModelInfo:
+    """What a model for pretraining is pretrained to become: the model of its name without `_pretraining`."""
+    return model_info(name.removesuffix("_pretraining"))
+
+
 def model_options(name: str) -> Mapping[str, inspect.Parameter]:
     """The options of a model, which are the arguments of its function: names, types and defaults. Imports the model.
 
@@ -424,9 +479,9 @@ def create_model(
             parts of ShapeNet, or 3 kinds of KITTI's boxes; models for pretraining know no classes.
         pretrained: a file of weights (`.safetensors`, `.pt`, `.pth`): of this package, or public ones that the model's
             file knows how to rename. The last layer stays new where the file has another number of classes, and so
-            does a detector's head, which a file may also lack; so does what the model is pretrained without where the
-            file is of its pretraining, and what reads the categories of objects where the file has another number of
-            those; anything else has to be there.
+            does a detector's head, which a file may also lack, as that of its pretraining does; so does what the model
+            is pretrained without where the file is of its pretraining, and what reads the categories of objects where
+            the file has another number of those; anything else has to be there.
         linear_probe: freeze the model, and put one linear layer in place of its head: a `LinearProbe`.
         options: of `model_options(name)`, for example `in_channels=6`.
 
@@ -446,23 +501,35 @@ def create_model(
         options["num_classes"] = num_classes
     model = _function(name)(**options)
     if pretrained is not None:
-        from pctransformer.models.weights import load_weights
-
-        load_weights(
-            model,
-            pretrained,
-            public=getattr(_module(name), "PUBLIC_WEIGHTS", {}),
-            new_classifier=True,
-            new_shapes=getattr(model, "class_layers", ()),
-            lacking=getattr(model, "lacking_in_pretraining", ()),
-            surplus=getattr(model, "only_in_pretraining", ()),
-            new_columns={name: model.num_categories for name in getattr(model, "category_columns", ())},
-        )
+        load_pretrained(model, name, pretrained)
     if linear_probe:
         from pctransformer.models.linear_probe import LinearProbe
 
         return LinearProbe(model, model.head.classifier.out_features if num_classes is None else num_classes)
     return model
+
+
+def load_pretrained(model: Any, name: str, file: str | Path) -> LoadReport:
+    """Set the weights of a model from a file, as `create_model` of that name does, which says what may stay new.
+
+    Returns:
+        what was loaded, and what stayed new.
+
+    Raises:
+        ValueError: the weights do not fit.
+    """
+    from pctransformer.models.weights import load_weights
+
+    return load_weights(
+        model,
+        file,
+        public=getattr(_module(name), "PUBLIC_WEIGHTS", {}),
+        new_classifier=True,
+        new_shapes=getattr(model, "class_layers", ()),
+        lacking=getattr(model, "lacking_in_pretraining", ()),
+        surplus=getattr(model, "only_in_pretraining", ()),
+        new_columns={column: model.num_categories for column in getattr(model, "category_columns", ())},
+    )
 
 
 def _module(name: str) -> ModuleType:

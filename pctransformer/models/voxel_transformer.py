@@ -30,6 +30,7 @@ from pctransformer.grid_view.voxel_features import DynamicVoxelFeatures
 from pctransformer.grid_view.window_attention import CellDescriptor, Size, WindowBlock
 from pctransformer.grid_view.window_backbone import WindowBackbone, WindowMerge, WindowStage
 from pctransformer.models.detector import DetectionHead, Detector, Head, Range, detection_head, set_momentum
+from pctransformer.models.pretraining import WEIGHTS_OF_PRETRAINING
 from pctransformer.points import PointBatch
 from pctransformer.voxels import BevMap, Grid
 
@@ -45,6 +46,9 @@ class VoxelTransformer(Detector):
         windows: on the cells; what it leaves of their heights become channels of the map.
         backbone: on the map.
         head: on the map of the backbone.
+
+    Attributes:
+        map_grid: of the map that the head gets.
     """
 
     def __init__(
@@ -57,7 +61,7 @@ class VoxelTransformer(Detector):
         head: DetectionHead,
     ) -> None:
         super().__init__()
-        backbone.out_grid(windows.out_grid(voxels.grid))  # refuses maps that cannot be halved as often
+        self.map_grid = backbone.out_grid(windows.out_grid(voxels.grid))  # refuses maps that cannot be halved as often
         self.in_channels, self.num_features, self.grid = in_channels, backbone.out_channels, voxels.grid
         self.voxels, self.windows, self.backbone, self.head = voxels, windows, backbone, head
 
@@ -222,3 +226,7 @@ def _transformer(
     if small:
         set_momentum(model, 0.1)
     return model
+
+
+# ---- weights of pretraining, see `models.masked_columns` -------------------------------------------------------------
+PUBLIC_WEIGHTS = WEIGHTS_OF_PRETRAINING

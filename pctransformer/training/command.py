@@ -45,12 +45,14 @@ class Plan:
         finish: called in the process that leads when all epochs are done, with the checkpoint of the chosen one: draws
             figures, prints how good it is, and gives what results.json is to have besides what all have.
         use: the command that uses what was trained.
+        weights: those that it starts from, in words; "" where nobody says.
     """
 
     task: Task
     data: str
     finish: Callable[[Checkpoint, Display], Mapping[str, Any]]
     use: str
+    weights: str = ""
 
 
 MakePlan: TypeAlias = Callable[[TrainingSettings, Path | None, RunFolder, World], Plan]
@@ -252,7 +254,8 @@ def _say_what_is_trained(
         f"pctransformer {pctransformer.__version__}, torch {around['torch']}, {where}{processes},"
         f" {settings.optimization.precision}\n"
         f"model:  {settings.model}{options}, {_parameters(planned.task.model)}\n"
-        f"data:   {planned.data}\n"
+        + (f"start:  {planned.weights}\n" if planned.weights else "")
+        + f"data:   {planned.data}\n"
         f"folder: {display.folder.path}"
     )
 

@@ -94,7 +94,8 @@ def unlabelled_data(settings: UnlabelledData, seed: int) -> TrainingData:
     if not all(map(len, sets)):
         raise UserError(f"{', '.join(settings.data)}: too few shapes to hold some out; two are needed")
     plain = (OnlyCoordinates(), Normalize())
-    changed = Compose((*plain, RandomSubset(settings.num_points), *_recipe(settings.augmentation)))
+    augmentation = "point_mae" if settings.augmentation == "auto" else settings.augmentation
+    changed = Compose((*plain, RandomSubset(settings.num_points), *_recipe(augmentation)))
     kept = Compose((*plain, EvenSubset(settings.num_points)))
     return TrainingData(sets[0].with_transform(changed, seed=seed), sets[1].with_transform(kept))
 

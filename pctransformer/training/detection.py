@@ -23,7 +23,7 @@ from pctransformer.training.command import Plan, describe_run
 from pctransformer.training.detection_report import Judged, judge, report
 from pctransformer.training.distributed import World
 from pctransformer.training.engine import Batch, Task
-from pctransformer.training.model import make_model
+from pctransformer.training.model import make_model, start_from
 from pctransformer.training.progress import Display
 from pctransformer.training.report import as_trained, draw_training
 from pctransformer.training.run_folder import RunFolder
@@ -55,8 +55,9 @@ def _plan(settings: DetectionTraining, pretrained: Path | None, folder: RunFolde
     scans = training_scans(data, settings.seed)
     made: dict[str, Any] = {"in_channels": _channels(scans), "num_classes": len(data.classes)}
     options = {**_anchors(settings, scans), **settings.model_options}
-    model = make_model(settings.model, options, task="detection", pretrained=pretrained, **made)
+    model = make_model(settings.model, options, task="detection", **made)
     assert isinstance(model, Detector)
+    weights = start_from(model, settings.model, options, pretrained)
     samples = scans.samples(data, (*model.grid.low, *model.grid.high), settings.seed)
     about = describe_run(settings, scans.train, scans.held_out, **made, **options)
     return Plan(
@@ -72,6 +73,7 @@ def _plan(settings: DetectionTraining, pretrained: Path | None, folder: RunFolde
         data=_describe_data(data, scans),
         finish=lambda best, display: _finish(settings, best, display, world.device),
         use=f"pctransformer predict FILE --model {folder.path}",
+        weights=weights,
     )
 
 

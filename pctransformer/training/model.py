@@ -14,7 +14,7 @@ from torch import nn
 
 from pctransformer.errors import UserError
 from pctransformer.models import create_model, list_models, model_info, model_options
-from pctransformer.models.registry import Task
+from pctransformer.models.registry import Task, load_pretrained
 from pctransformer.models.tensor_file import read_tensors
 from pctransformer.training.checkpoint import find_checkpoint
 
@@ -44,10 +44,8 @@ def make_model(
         UserError: there is no such model for this task, or no such option, an option's value does not fit, or the
             weights do not.
     """
+    check_task(name, task)
     try:
-        if (other := model_info(name).task) != task:
-            names = ", ".join(list_models(task=task))
-            raise UserError(f"--model {name} is for {other}; for {task} there are {names}")
         made["in_channels"] = in_channels
         _check(name, options, made)
         if pretrained is not None:
@@ -55,6 +53,37 @@ def make_model(
             _check_pretraining(pretrained, name, options)
         return create_model(name, num_classes=num_classes, pretrained=pretrained, **made, **options)
     except (ValueError, TypeError, FileNotFoundError) as error:
+        raise UserError(str(error)) from error
+
+
+def check_task(name: str, task: Task) -> None:
+    """Refuse a model that there is not, or that is for another task, before anything is read for it.
+
+    Raises:
+        UserError: so.
+    """
+    try:
+        other = model_info(name).task
+    except ValueError as error:
+        raise UserError(str(error)) from error
+    if other != task:
+        names = ", ".join(list_models(task=task))
+        raise UserError(f"--model {name} is for {other}; for {task} there are {names}")
+
+
+def start_from(model: nn.Module, name: str, options: Mapping[str, Any], pretrained: Path | None) -> str:
+    """Set the weights of a model that `make_model` made without any, and tell which; "" where there are none.
+
+    Raises:
+        UserError: as `make_model`.
+    """
+    if pretrained is None:
+        return ""
+    try:
+        file = find_checkpoint(pretrained)
+        _check_pretraining(file, name, options)
+        return f"{file}: {load_pretrained(model, name, file)}"
+    except (ValueError, FileNotFoundError) as error:
         raise UserError(str(error)) from error
 
 

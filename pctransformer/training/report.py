@@ -9,10 +9,12 @@ from typing import Any
 import torch
 
 from pctransformer.datasets import CloudDataset, Sample
+from pctransformer.datasets.scans import Scan
 from pctransformer.evaluation.classification import Evaluation
 from pctransformer.evaluation.segmentation import PartEvaluation
 from pctransformer.evaluation.semantic import SceneScore
 from pctransformer.evaluation.tiles import SceneLogits
+from pctransformer.heads.column_reconstruction import ColumnReconstruction
 from pctransformer.heads.reconstruction import Reconstruction
 from pctransformer.training.settings import OptimizationSettings
 
@@ -103,6 +105,30 @@ def draw_reconstruction(samples: Sequence[Sample], made_up: Reconstruction, figu
         [sample.name for sample in samples],
     )
     figure.savefig(figures / "reconstruction.png", dpi=150)
+
+
+def draw_scans_made_up(scans: Sequence[Scan], made_up: ColumnReconstruction, figures: Path) -> None:
+    """reconstruction.png: scans from above, what a model saw of each, what was hidden, and what it made up.
+
+    Args:
+        scans: as the model saw them.
+        made_up: of these, in this order.
+        figures: a folder that exists.
+    """
+    from pctransformer.visualization.scan_reconstruction import ScanMadeUp, scan_reconstruction_figure
+
+    true = made_up.true
+    cloud = true.hidden.nonzero()[:, 0].cpu()
+    chance = made_up.occupied_logits.float().sigmoid().cpu()
+    shown = []
+    for i, (scan, visible) in enumerate(zip(scans, true.visible.split())):
+        own = (cloud == i).to(true.hidden.device)
+        hidden = (true.points + true.centers[:, None])[own].flatten(0, 1).cpu()
+        drawn = made_up.predicted_xyz[own].flatten(0, 1).float().cpu()
+        shown.append(ScanMadeUp(scan.name, *(part.numpy() for part in (visible.xyz.cpu(), hidden, drawn, chance[i]))))
+    (low_x, low_y, _), (high_x, high_y, _) = true.grid.low, true.grid.high
+    figure = scan_reconstruction_figure(shown, range=(low_x, low_y, high_x, high_y))
+    figure.savefig(figures / "reconstruction.png", dpi=110)
 
 
 def as_trained(optimization: OptimizationSettings, device: torch.device) -> dict[str, Any]:

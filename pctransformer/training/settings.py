@@ -16,6 +16,7 @@ from typing import Annotated, Any, ClassVar, Literal, TypeVar
 from tyro.constructors import PrimitiveConstructorSpec
 
 Augmentation = Literal["none", "pct", "pointnet2", "pointnet2_parts", "point_mae", "point_transformer_v3"]
+UnlabelledAugmentation = Literal["auto", Augmentation]
 ScanAugmentation = Literal["none", "second", "pointpillars", "pv_rcnn"]
 Precision = Literal["auto", "float32", "bf16"]
 
@@ -111,19 +112,26 @@ class PartData(DataSettings):
 
 @dataclass(frozen=True)
 class UnlabelledData:
-    """Where shapes come from that nobody has to have labelled."""
+    """Where shapes or LiDAR scans come from that nobody has to have labelled."""
 
     data: tuple[str, ...] = ("generated",)
-    """One or several of: `generated` for generated shapes, an .npz, a ModelNet folder, or a folder of clouds or meshes,
-    with folders for classes or without. Of data with a test part, the training part."""
+    """One or several of: `generated`; for models of shapes an .npz, a ModelNet folder, or a folder of clouds or meshes,
+    with folders for classes or without; for detectors a folder of KITTI, or of your own scans. Of data with a test
+    part, the training part."""
     num_points: int = 1024
     """Points of a shape, drawn anew in every epoch where it has more."""
-    augmentation: Augmentation = "point_mae"
-    """Published recipe of random changes; `point_mae` stretches each axis by 2/3 to 3/2 and shifts by up to 0.2."""
+    augmentation: UnlabelledAugmentation = "auto"
+    """Random changes: `auto` mirrors scans, turns them by up to 45 degrees and scales them by up to 5 %, and is
+    `point_mae` for shapes, which stretches each axis by 2/3 to 3/2 and shifts by up to 0.2. The others are published
+    recipes for shapes."""
+    camera_view: bool = True
+    """Of KITTI and simulated streets, only points that the camera sees, as detectors are trained on."""
     validation: float = 0.1
-    """Share of the shapes that is held out, to choose the epoch by; the same shapes for every seed."""
+    """Share of the data that is held out, to choose the epoch by; the same for every seed."""
     num_shapes: int = 2000
     """Generated shapes to train on."""
+    num_scans: int = 1000
+    """Simulated scans to train on."""
 
 
 @dataclass(frozen=True)
@@ -352,8 +360,8 @@ class DetectionTraining(Training):
     model: str = "pointpillars_small"
     """One of the models for detection, see `pctransformer models`."""
     pretrained: Path | None = None
-    """Weights to start from: a run, or a file, OpenPCDet's included. The head's last layers start anew where the
-    classes are others."""
+    """Weights to start from: a run, of pretraining or of detection, or a file, OpenPCDet's included. The head's last
+    layers start anew where the classes are others, and the head where there is none in the file."""
     data: ScanData = field(default_factory=ScanData)
     optimization: DetectionOptimization = field(default_factory=DetectionOptimization)
 

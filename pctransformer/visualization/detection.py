@@ -53,7 +53,7 @@ def scan_figure(
         (points[:, 0] >= low_x) & (points[:, 0] < high_x) & (points[:, 1] >= low_y) & (points[:, 1] < high_y), :3
     ]
     shown = shown[np.argsort(shown[:, 2])]
-    axes.scatter(shown[:, 1], shown[:, 0], c=np.clip(shown[:, 2], -2, 1), cmap=_heights(), s=0.9, linewidths=0)
+    axes.scatter(shown[:, 1], shown[:, 0], c=np.clip(shown[:, 2], -2, 1), cmap=height_colours(), s=0.9, linewidths=0)
     for box, label in zip(boxes, labels):
         _draw_box(axes, box, TRUE if label >= 0 else MIDDLE, fill=0.18, width=2.2)
     labelled = int((np.asarray(labels) >= 0).sum())
@@ -85,7 +85,8 @@ def class_colour(label: int) -> str:
     return _CLASS_COLOURS[label % len(_CLASS_COLOURS)]
 
 
-def _heights() -> Any:
+def height_colours() -> Any:
+    """The colours of points seen from above, from low to high."""
     from matplotlib.colors import LinearSegmentedColormap
 
     return LinearSegmentedColormap.from_list("height", (GREY, MIDDLE, "#30353c"))

@@ -6,9 +6,11 @@ import torch
 from torch import Tensor, nn
 
 from pctransformer.heads.anchor import AnchorOutput
+from pctransformer.heads.column_reconstruction import ColumnReconstruction
 from pctransformer.heads.query import QueryOutput
 from pctransformer.heads.reconstruction import Reconstruction
 from pctransformer.models import create_model, model_info
+from pctransformer.models.registry import pretrained_model
 
 _PATCHES = {"dim": 24, "depth": 2, "num_heads": 3, "num_patches": 10, "patch_size": 6, "widths": (8, 16)}
 ANCHORS = [(2.0, 1.0, 1.0, -1.0, 0.6, 0.45)] * 5
@@ -17,6 +19,7 @@ _POINTS = {"point_range": _RANGE, "voxel_size": (0.5, 0.5, 0.25), "num_tokens": 
 _MAP = {"anchors": ANCHORS, "point_range": _RANGE, "voxel_size": (0.5, 0.5)}
 _SERIALIZED = {"dims": (16, 32, 48), "depths": (1, 2, 1), "patch_size": 16, "cell_size": 0.1}
 _WINDOWS = {"anchors": ANCHORS, "point_range": _RANGE, "dim": 16, "num_heads": 2}
+_MASKED = {"point_range": _RANGE}
 
 SIZES: dict[str, dict[str, Any]] = {
     "pct": {"dim": 32, "width": 64, "tokens": (32, 16), "k": 8},
@@ -50,6 +53,12 @@ SIZES: dict[str, dict[str, Any]] = {
     "point_detr": _POINTS | {"widths": (16, 24), "depth": 1, "decoder_depth": 2, "num_heads": 2},
     "point_detr_small": _POINTS,
     "pillar_transformer_small": {"anchors": ANCHORS, "point_range": _RANGE, "voxel_size": (0.5, 0.5)},
+    "pillar_transformer_pretraining": _MASKED | {"voxel_size": (0.5, 0.5), "dim": 16, "num_heads": 2},
+    "pillar_transformer_small_pretraining": _MASKED | {"voxel_size": (0.5, 0.5)},
+    "voxel_transformer_pretraining": _MASKED | {"voxel_size": (0.5, 0.5, 0.125), "dim": 16, "num_heads": 2},
+    "voxel_transformer_small_pretraining": _MASKED | {"voxel_size": (0.5, 0.5, 0.5)},
+    "pointpillars_pretraining": _MASKED | {"voxel_size": (0.5, 0.5), "width": 8},
+    "pointpillars_small_pretraining": _MASKED | {"voxel_size": (0.5, 0.5)},
 }
 """Options by which models are smaller than published; the others are quick as they are."""
 
@@ -58,7 +67,7 @@ def small(name: str, num_classes: int = 5, **options: Any) -> Any:
     """A model with few weights, the same each time."""
     torch.manual_seed(0)
     task = model_info(name).task
-    channels = 6 if name == "point_transformer" else {"segmentation": 4, "detection": 4}.get(task, 3)
+    channels = 6 if name == "point_transformer" else {"classification": 3}.get(pretrained_model(name).task, 4)
     made = {"in_channels": channels, **SIZES.get(name, {}), **options}
     return create_model(name, num_classes=None if task == "pretraining" else num_classes, **made)
 
@@ -75,6 +84,8 @@ def output(model: nn.Module, points: Any) -> Tensor:
     out = model(points)
     if isinstance(out, AnchorOutput):
         return torch.cat([out.class_logits, out.box_codes, out.direction_logits], 2)
+    if isinstance(out, ColumnReconstruction):
+        return torch.cat([part.flatten() for part in (out.occupied_logits, out.predicted, out.log_counts)])
     if isinstance(out, QueryOutput):
         return torch.cat(out[:3], 3)
     return out.predicted if isinstance(out, Reconstruction) else out

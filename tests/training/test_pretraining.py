@@ -13,7 +13,7 @@ from pctransformer.datasets import write_ply
 from pctransformer.datasets.samples import generator_for
 from pctransformer.datasets.shapes import make_sample
 from pctransformer.models import point_mae
-from pctransformer.training import checkpoint, data, pretraining
+from pctransformer.training import checkpoint, pretraining, unlabelled
 from pctransformer.training.distributed import World
 from pctransformer.training.settings import OptimizationSettings, Pretraining, UnlabelledData
 from tests.training.runs import assert_resumes, in_two_processes
@@ -72,8 +72,8 @@ def test_the_best_checkpoint_is_the_model_that_was_validated(finished):
     best = checkpoint.read(finished)
     settings = best.settings(Pretraining)
     world = World(torch.device("cpu"))
-    held_out = data.unlabelled_data(settings.data, settings.seed).held_out
-    found = pretraining._Validation(held_out, settings, world)(best.build_model())
+    shapes = unlabelled.shapes(settings.data, settings.seed)
+    found = pretraining._Validation(shapes, settings, world)(best.build_model())
     assert found["loss"] == best.about["metrics"]["validation_loss"]
 
 
@@ -125,19 +125,19 @@ class Part(World):
 def test_validation_does_not_depend_on_the_number_of_processes():
     torch.manual_seed(0)
     model = create_model("point_mae_small_pretraining")
-    held_out = data.unlabelled_data(SETTINGS.data, 0).held_out
+    shapes = unlabelled.shapes(SETTINGS.data, 0)
     cpu = torch.device("cpu")
-    whole = pretraining._Validation(held_out, SETTINGS, World(cpu))(model)["loss"]
-    parts = [pretraining._Validation(held_out, SETTINGS, Part(cpu, rank, 3))(model)["loss"] for rank in range(3)]
+    whole = pretraining._Validation(shapes, SETTINGS, World(cpu))(model)["loss"]
+    parts = [pretraining._Validation(shapes, SETTINGS, Part(cpu, rank, 3))(model)["loss"] for rank in range(3)]
     assert sum(parts) == pytest.approx(whole, rel=1e-12)
     assert min(parts) > 0
-    assert pretraining._Validation(held_out, SETTINGS, Part(cpu, 9, 10))(model)["loss"] == 0  # nothing left for it
+    assert pretraining._Validation(shapes, SETTINGS, Part(cpu, 9, 10))(model)["loss"] == 0  # nothing left for it
 
 
 @pytest.mark.parametrize(
     ("arguments", "text"),
     [
-        (["--model", "point_mae_small"], "is for classification; for pretraining there are point_gpt_pretraining"),
+        (["--model", "point_mae_small"], "is for classification; for pretraining there are"),
         (["--model", "point_mea_pretraining"], "did you mean 'point_mae_pretraining'"),
         (["--data", "generated", "nowhere"], "there is no such file or folder"),
         (["--data", "{empty}"], "there is no file that ends in"),
