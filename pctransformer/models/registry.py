@@ -67,6 +67,7 @@ _VITDET = "after Li et al., Exploring Plain Vision Transformer Backbones (ViTDet
 _SMLP = "after Tang et al., Sparse MLP for Image Recognition, 2021, arXiv:2109.05422"
 _SECOND = "Yan et al., SECOND: Sparsely Embedded Convolutional Detection, 2018, Sensors 18(10)"
 _VOXEL_TRANSFORMER = "after Liu et al., Swin Transformer, 2021, and Wang et al., DSVT, 2023, arXiv:2301.06051"
+_SWIN = "after Liu et al., Swin Transformer, 2021, arXiv:2103.14030, on voxels"
 _DEFORMABLE_DETR = "after Zhu et al., Deformable DETR, 2021, arXiv:2010.04159"
 _3DETR = "after Misra et al., 3DETR, 2021, arXiv:2109.08141"
 _OPENPCDET = "github.com/open-mmlab/OpenPCDet"
@@ -192,6 +193,20 @@ _MODELS = {
             "point_transformer_v3",
             "attention in patches of space-filling curves",
             _POINT_TRANSFORMER_V3,
+            graph="pieces",
+        ),
+        ModelInfo(
+            "voxel_transformer_cls",
+            "voxel_transformer_cls",
+            "attention in shifted windows of voxels, eight of which are joined from stage to stage",
+            _SWIN,
+            graph="pieces",
+        ),
+        ModelInfo(
+            "voxel_transformer_small_cls",
+            "voxel_transformer_cls",
+            "voxel transformer for shapes, of a third of the width for training on a CPU",
+            _SWIN,
             graph="pieces",
         ),
         ModelInfo(

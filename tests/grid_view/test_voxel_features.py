@@ -5,6 +5,7 @@ import torch
 from torch.nn import functional
 
 from pctransformer.grid_view.voxel_features import DynamicVoxelFeatures, MeanVoxelFeatures, PillarFeatures
+from pctransformer.layers.recording import record_attention
 from pctransformer.points import PointBatch
 from pctransformer.voxels import Grid, VoxelBatch
 from tests.grid_view.small import clouds
@@ -226,6 +227,36 @@ class TestDynamic:
         features.norms[0].load_state_dict(pillars.norm.state_dict())
         assert torch.equal(features(POINTS).features, pillars(POINTS).features)
 
+    def test_recorded_each_point_has_its_share_of_its_cell(self):
+        """By hand: whose channels are the maxima of the cell."""
+        features = self.layers((12, 10)).eval()
+        plain = features(POINTS)
+        seen = []
+        features.norms[1].register_forward_hook(lambda module, inputs, output: seen.append(output.relu()))
+        with record_attention(features) as maps:
+            assert torch.equal(features(POINTS).features, plain.features)
+        (found,), (values,) = maps, seen
+        assert (found.layer, found.keys) == ("", "children")
+        cells, inside = GRID.cells(POINTS.xyz)
+        inside, number = inside.nonzero()[:, 0], {}
+        for row, cell in enumerate(plain.coordinates.tolist()):
+            number[tuple(cell)] = row
+        expected = torch.zeros(len(plain.coordinates), len(POINTS.xyz))
+        members: dict[int, list[int]] = {}
+        for place, point in enumerate(inside.tolist()):
+            cell = number[(int(POINTS.batch_index[point]), *cells[point].tolist())]
+            members.setdefault(cell, []).append(place)
+        for cell, places in members.items():
+            best = values[places].amax(0)
+            for place in places:
+                for channel in (values[place] == best).nonzero()[:, 0].tolist():
+                    rivals = (values[places, channel] == best[channel]).sum()  # equal ones share
+                    expected[cell, inside[place]] += 0.1 / rivals
+        query, key, weight = found.pairs()
+        shares = torch.zeros_like(expected).index_put((query, key), weight, accumulate=True)
+        torch.testing.assert_close(shares, expected)
+        assert 100 < len(inside) < len(POINTS.xyz)
+
     @pytest.mark.parametrize("lengths", [(0,), (1,), (0, 3)])
     def test_clouds_of_next_to_nothing(self, lengths):
         features = self.layers()
@@ -233,6 +264,9 @@ class TestDynamic:
         assert found.features.isfinite().all()
         found.features.sum().backward()
         assert all(parameter.grad.isfinite().all() for parameter in features.parameters())
+        with record_attention(features) as maps:
+            features(clouds(lengths, GRID.low, GRID.high))
+        assert maps[0].weights.shape[0] == len(found.features)
 
     def test_it_repeats_exactly(self, deterministic_algorithms):
         def gradients() -> list[torch.Tensor]:

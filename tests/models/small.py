@@ -45,6 +45,7 @@ SIZES: dict[str, dict[str, Any]] = {
     "second": {"anchors": ANCHORS, "point_range": _RANGE, "voxel_size": (0.25, 0.25, 0.1)},
     "second_small": {"anchors": ANCHORS, "point_range": _RANGE, "voxel_size": (0.25, 0.25, 0.2)},
     "voxel_transformer": _WINDOWS | {"voxel_size": (1, 1, 0.125)},
+    "voxel_transformer_cls": {"voxel_size": 0.25, "dims": (16, 32), "depths": (2, 1)},
     "voxel_transformer_small": {"anchors": ANCHORS, "point_range": _RANGE, "voxel_size": (0.5, 0.5, 0.5)},
     "pillar_transformer": _WINDOWS | {"voxel_size": (1, 1)},
     "deformable_detector": {"point_range": _RANGE, "voxel_size": (0.5, 0.5), "width": 8, "dim": 16, "num_heads": 2}

@@ -233,7 +233,7 @@ def test_weights_of_every_classifier(name):
                 assert weights[own].sum().item() == pytest.approx(1, abs=1e-5)
 
 
-@pytest.mark.parametrize("name", ["npct", "pct", "point_mae", "point_transformer_v3"])
+@pytest.mark.parametrize("name", ["npct", "pct", "point_mae", "point_transformer_v3", "voxel_transformer_cls"])
 def test_a_point_looks_from_where_it_is(name):
     """With attention that leaves all as it is, what its token is made of lies round about the point."""
     model = small(name).eval()
