@@ -202,6 +202,16 @@ COMMANDS = {
             "pctransformer compare-mixers --resume runs/mixers-modelnet10",
         ),
     ),
+    "compare-grid-mixers": Command(
+        "pctransformer.commands.compare_grid_mixers:Config",
+        "pctransformer.commands.compare_grid_mixers:run",
+        "train one LiDAR detector with each grid mixer and compare them: AP, cost, whether attention is necessary",
+        (
+            "pctransformer compare-grid-mixers --seeds 0",
+            "pctransformer compare-grid-mixers --data data/kitti --mixers smlp window_attention identity --epochs 20",
+            "pctransformer compare-grid-mixers --resume runs/grid-mixers-generated",
+        ),
+    ),
     "models": Command(
         "pctransformer.commands.models:Config",
         "pctransformer.commands.models:run",

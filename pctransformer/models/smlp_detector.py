@@ -112,11 +112,14 @@ def smlp_detector_small(
     voxel_size: tuple[float, float] = (0.32, 0.32),
     mixer: str = "smlp",
     mixer_options: Mapping[str, Any] | Sequence[Mapping[str, Any]] = (),
+    depths: tuple[int, ...] = (2, 2, 2),
+    width: int = 32,
 ) -> MixerDetector:
     """Two layers a stage and half the width, on pillars of twice the size, as far as 51.2 m, for training on a CPU."""
     model = smlp_detector(
         num_classes, in_channels=in_channels, head=head, anchors=anchors, point_range=point_range,
-        voxel_size=voxel_size, mixer=mixer, mixer_options=mixer_options, depths=(2, 2, 2), width=32, drop_path=0.0,
+        voxel_size=voxel_size, mixer=mixer, mixer_options=mixer_options, depths=depths, width=width,
+        drop_path=0.0,
     )  # fmt: skip
     set_momentum(model, 0.1)
     return model

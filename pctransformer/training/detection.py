@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -146,7 +147,9 @@ def _finish(settings: DetectionTraining, best: Checkpoint, display: Display, dev
     """Test the epoch that was chosen, once; write detections and draw figures."""
     part = testing_scans(settings.data, "test")
     model = best.build_model().to(device)
+    begun = time.perf_counter()
     found = detect_in_scans(model, part.scans, **as_trained(settings.optimization, device))
+    speed = len(part) / (time.perf_counter() - begun)
     judged: Judged = judge(found, part)
     folder = display.folder.path
     draw_training(display.folder.metrics(), best.about["epoch"], folder / "figures")
@@ -154,4 +157,4 @@ def _finish(settings: DetectionTraining, best: Checkpoint, display: Display, dev
     display.console.print(judged.table())
     chosen = f"chosen on {best.about['data']['held_out']} held out" if best.about["data"]["held_out"] else "the last"
     display.say(f"test: {judged.line()}  of {len(part)} scans, epoch {best.about['epoch']}, {chosen}")
-    return {"test": judged.as_dict()}
+    return {"test": judged.as_dict(), "test_scans_per_second": round(speed, 1)}

@@ -57,6 +57,27 @@ class Judged:
         known = [value for value in values if np.isfinite(value)]
         return float(np.mean(known)) if known else 0.0
 
+    def r40(self) -> dict[str, dict[str, float]]:
+        """R40 of each class from above and in space, percent: {"Car": {"bev": ..., "3d": ...}, ...}.
+
+        Of moderate objects by KITTI's rules, or else of all objects that are overlapped by half. Classes of which there
+        is no such object are left out.
+        """
+        found: dict[str, dict[str, float]] = {}
+        views: tuple[Literal["bev", "3d"], ...] = ("bev", "3d")
+        for view in views:
+            if self.official is not None:
+                of = {
+                    name: self.official.curves[name, view, "moderate", "strict"] for name in self.official.class_names
+                }
+                values = {name: curve.r40 for name, curve in of.items() if curve.count}
+            else:
+                plain = {name: self.plain.curve(name, f"{view.upper()} 0.5") for name in self.class_names}
+                values = {name: 100 * curve.r40 for name, curve in plain.items() if curve.count}
+            for name, value in values.items():
+                found.setdefault(name, {})[view] = value
+        return found
+
     def in_short(self) -> dict[str, float]:
         """By which epochs are compared."""
         return {"ap_bev": self.average_precision("bev"), "ap_3d": self.average_precision("3d")}
@@ -98,7 +119,14 @@ class Judged:
             for name, of_class in self.recalls().items()
         }
         official = {} if self.official is None else {"kitti": self.official.as_dict()}
-        return {**self.in_short(), **official, "plain": self.plain.as_dict(), "recall_by_distance": recalls}
+        return {
+            "count": len(self.found),
+            **self.in_short(),
+            "r40": self.r40(),
+            **official,
+            "plain": self.plain.as_dict(),
+            "recall_by_distance": recalls,
+        }
 
 
 def judge(found: Sequence[Found], part: ScanPart) -> Judged:

@@ -10,8 +10,9 @@ from typing import Any, Literal
 
 import numpy as np
 
-from pctransformer.datasets.kitti import KittiFrame, kitti_scans, read_infos, read_split
+from pctransformer.datasets.kitti import KittiFrame, kitti_scans, read_infos, read_split, write_infos
 from pctransformer.datasets.kitti.prepare import labelled_objects
+from pctransformer.datasets.kitti.writing import write_frames
 from pctransformer.datasets.object_database import (
     ObjectDatabase,
     build_database,
@@ -171,6 +172,40 @@ def open_scans(source: str, settings: ScanData, split: Split) -> ScanPart:
 def testing_scans(settings: ScanData, split: Split) -> ScanPart:
     """What is tested on: a part of the last source."""
     return open_scans(_sources(settings)[-1], settings, split)
+
+
+def write_generated(settings: ScanData, folder: Path) -> ScanData:
+    """Have simulated streets made once for many trainings: the same scans, read from files.
+
+    Args:
+        settings: with the streets among its sources, or without, which are given back as they are.
+        folder: of what is written, in KITTI's folders with its infos and objects; what is there already is kept.
+
+    Returns:
+        settings with the folder in the place of the streets.
+
+    Raises:
+        UserError: the streets cannot be made.
+    """
+    if GENERATED not in settings.data:
+        return settings
+    if not folder.exists():
+        splits = {"train": open_scans(GENERATED, settings, "train").frames}
+        splits["val"] = open_scans(GENERATED, settings, "test").frames
+        splits["trainval"] = splits["train"] + splits["val"]
+        names = {split: [frame.name for frame in frames] for split, frames in splits.items()}
+        write_frames(folder, splits["trainval"], names)
+    prepared = folder / _PREPARED
+    database = prepared / "database_train.npz"
+    if not database.exists():  # it is the last
+        prepared.mkdir(exist_ok=True)
+        train, val = read_split(folder, "train"), read_split(folder, "val")
+        write_infos(prepared / "train.json", train, folder)
+        write_infos(prepared / "val.json", val, folder)
+        build_database(list(labelled_objects(train))).save(database)
+    return dataclasses.replace(
+        settings, data=tuple(str(folder) if source == GENERATED else source for source in settings.data)
+    )
 
 
 def joined_parts(parts: Sequence[ScanPart]) -> ScanPart:

@@ -12,14 +12,15 @@ from matplotlib.image import imread
 
 import pctransformer
 from pctransformer import cli
-from pctransformer.datasets.kitti import read_objects, write_objects
+from pctransformer.datasets.kitti import read_objects
 from pctransformer.datasets.lidar_folder import lidar_folder, write_lidar_scan
 from pctransformer.datasets.scans import Scan
 from pctransformer.training import checkpoint
 from pctransformer.training.scans import testing_scans, training_scans
 from pctransformer.training.settings import ScanData
-from tests.datasets.kitti.files import CALIBRATION, camera_objects, points_within, road
+from tests.datasets.kitti.files import road
 from tests.training.runs import assert_resumes, in_two_processes
+from tests.training.streets import cars, write_streets
 
 RANGE = "point_range=[0,-6.4,-3,19.2,6.4,1]"
 SMALL = [
@@ -32,31 +33,9 @@ def run(*arguments: str | Path) -> int:
     return cli.main(["train", "detection", *map(str, arguments)])
 
 
-def cars(generator, count=2):
-    """Boxes (2, 7) side by side, each in its half of the road; and points in them."""
-    boxes = generator.uniform([7, 0.5, -1.1, 3.6, 1.5, 1.4, -0.3], [16, 3.5, -0.9, 4.2, 1.7, 1.6, 0.3], (count, 7))
-    boxes[1::2, 1] *= -1
-    return boxes, [points_within(generator, box, 60) for box in boxes]
-
-
 @pytest.fixture(scope="module")
 def streets(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("streets")
-    training = folder / "training"
-    for name in ("velodyne", "calib", "label_2"):
-        (training / name).mkdir(parents=True)
-    names = [f"{i:06}" for i in range(20)]
-    for seed, name in enumerate(names):
-        generator = np.random.default_rng(seed)
-        boxes, points = cars(generator)
-        np.concatenate([road(generator, 800), *points]).tofile(training / "velodyne" / f"{name}.bin")
-        (training / "calib" / f"{name}.txt").write_text(CALIBRATION)
-        write_objects(training / "label_2" / f"{name}.txt", camera_objects(boxes, ["Car"] * len(boxes)))
-    (folder / "ImageSets").mkdir()
-    (folder / "ImageSets" / "train.txt").write_text("\n".join(names[:16]))
-    (folder / "ImageSets" / "val.txt").write_text("\n".join(names[16:]))
-    (folder / "ImageSets" / "trainval.txt").write_text("\n".join(names))
-    return folder
+    return write_streets(tmp_path_factory.mktemp("streets"))
 
 
 @pytest.fixture(scope="module")
@@ -78,6 +57,16 @@ def test_it_learns_and_the_folder_explains_itself(finished, streets):
     loose = [c for c in results["test"]["kitti"]["curves"] if (c["metric"], c["overlap"]) == ("bev", "loose")]
     assert [curve["count"] for curve in loose] == [8, 8, 8]
     assert all(curve["all_point"] > 60 for curve in loose)
+    strict = [
+        curve
+        for curve in results["test"]["kitti"]["curves"]
+        if (curve["difficulty"], curve["overlap"]) == ("moderate", "strict")
+    ]
+    r40 = {curve["metric"]: curve["R40"] for curve in strict if curve["metric"] in ("bev", "3d")}
+    assert results["test"]["r40"] == {"Car": r40}
+    assert r40["bev"] > 0
+    assert results["test"]["count"] == 4
+    assert results["test_scans_per_second"] > 0
     rows = [json.loads(line) for line in (finished / "metrics.jsonl").read_text().splitlines()]
     assert results["validation"]["ap_3d"] == max(row["validation_ap_3d"] for row in rows)
     assert imread(finished / "figures" / "scan-1.png").std() > 0.01
@@ -191,6 +180,15 @@ def test_other_classes_without_a_camera(tmp_path, capsys):
     np.testing.assert_allclose(about["model"]["options"]["anchors"][0][:3], mean, rtol=0.1)  # two scans are held out
     results = json.loads((tmp_path / "run" / "results.json").read_text())
     assert 0 <= results["test"]["ap_bev"] <= 100
+    plain = {
+        (curve["class"], curve["criterion"]): 100 * curve["R40"]
+        for curve in results["test"]["plain"]["curves"]
+        if curve["band"] == "all"
+    }
+    assert results["test"]["r40"] == {
+        name: {"bev": pytest.approx(plain[name, "BEV 0.5"]), "3d": pytest.approx(plain[name, "3D 0.5"])}
+        for name in ("Tram", "Boat")
+    }
     assert cli.main(["evaluate", str(tmp_path / "run"), "--device", "cpu"]) == 0
     assert "Tram" in capsys.readouterr().out
 

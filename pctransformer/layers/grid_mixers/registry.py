@@ -5,13 +5,16 @@ from __future__ import annotations
 import dataclasses
 import fnmatch
 import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from pctransformer.errors import did_you_mean
 
 if TYPE_CHECKING:
     from pctransformer.layers.grid_mixers.grid_mixer import GridMixer
     from pctransformer.layers.transformer import EncoderLayer
+
+
+GridFamily = Literal["attention", "MLP", "convolution", "not learnt"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,6 +25,8 @@ class GridMixerInfo:
         name: for `create_grid_mixer`.
         module: file in `pctransformer.layers.grid_mixers`.
         layer: its class there.
+        family: what tells how much one cell receives from another: attention a comparison of the two, an MLP their rows
+            and columns, a convolution the step from one to the other; or nothing that is learnt.
         summary: in a few words.
         source: authors, year.
         fixed: whether weights belong to rows and columns, so that the size of the map must be known.
@@ -32,6 +37,7 @@ class GridMixerInfo:
     name: str
     module: str
     layer: str
+    family: GridFamily
     summary: str
     source: str
     fixed: bool = False
@@ -46,36 +52,43 @@ _SMLP = "Tang et al., Sparse MLP for Image Recognition, 2021, arXiv:2109.05422"
 _VIP = "Hou et al., Vision Permutator, 2021, arXiv:2106.12368"
 _S2 = "Yu et al., S2-MLP: Spatial-Shift MLP Architecture for Vision, 2021, arXiv:2106.07477"
 _AS = "Lian et al., AS-MLP: An Axial Shifted MLP Architecture for Vision, 2021, arXiv:2107.08391"
+_METAFORMER = "Yu et al., MetaFormer Baselines for Vision, 2022, arXiv:2210.13452"
 _DEPTHWISE = "Chollet, Xception: Deep Learning with Depthwise Separable Convolutions, 2017, arXiv:1610.02357"
 
 _MIXERS = {
     info.name: info
     for info in (
         GridMixerInfo(
-            "axial_shift", "spatial_shift", "AxialShift", "channels moved along rows, and along columns", _AS
+            "axial_shift", "spatial_shift", "AxialShift", "not learnt",
+            "channels moved along rows, and along columns", _AS,
         ),
         GridMixerInfo(
-            "cross_shaped_windows", "window_attention", "CrossShapedWindows", "attention along wide and high stripes",
-            _CSWIN,
+            "cross_shaped_windows", "window_attention", "CrossShapedWindows", "attention",
+            "attention along wide and high stripes", _CSWIN,
         ),
         GridMixerInfo(
-            "depthwise_convolution", "convolution", "DepthwiseConvolution", "3 x 3 cells, each channel by itself",
-            _DEPTHWISE,
-        ),
-        GridMixerInfo("global_attention", "global_attention", "GlobalAttention", "all cells to all", _ATTENTION),
-        GridMixerInfo(
-            "permutator", "permutator", "Permutator", "linear layers along rows, columns and channels", _VIP, fixed=True
+            "depthwise_convolution", "convolution", "DepthwiseConvolution", "convolution",
+            "3 x 3 cells, each channel by itself", _DEPTHWISE,
         ),
         GridMixerInfo(
-            "smlp", "sparse_mlp", "SparseMLP", "a convolution, then linear layers along rows and columns", _SMLP,
+            "global_attention", "global_attention", "GlobalAttention", "attention", "all cells to all", _ATTENTION
+        ),
+        GridMixerInfo("identity", "identity", "Identity", "not learnt", "each cell by itself", _METAFORMER),
+        GridMixerInfo(
+            "permutator", "permutator", "Permutator", "MLP", "linear layers along rows, columns and channels", _VIP,
+            fixed=True,
+        ),
+        GridMixerInfo(
+            "smlp", "sparse_mlp", "SparseMLP", "MLP", "a convolution, then linear layers along rows and columns", _SMLP,
             fixed=True, normed=True,
         ),
         GridMixerInfo(
-            "spatial_shift", "spatial_shift", "SpatialShift", "channels moved to the four neighbours", _S2
+            "spatial_shift", "spatial_shift", "SpatialShift", "not learnt", "channels moved to the four neighbours",
+            _S2,
         ),
         GridMixerInfo(
-            "window_attention", "window_attention", "WindowAttention", "attention in windows, every other shifted",
-            _SWIN, shifts=True,
+            "window_attention", "window_attention", "WindowAttention", "attention",
+            "attention in windows, every other shifted", _SWIN, shifts=True,
         ),
     )
 }  # fmt: skip
