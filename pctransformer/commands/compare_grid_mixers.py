@@ -107,7 +107,7 @@ class _Comparison(MixerComparison[Config]):
 
         streets = folder / _STREETS
         if GENERATED in config.data.data and not streets.exists():
-            display.say(f"{config.data.num_scans} streets to train on and some to test on: {streets}")
+            display.say(f"{config.data.num_scans} simulated scans to train on, a quarter as many to test on: {streets}")
         return dataclasses.replace(config, data=write_generated(config.data, streets))
 
     def training(self, config: Config, mixer: str, seed: int, out: Path) -> DetectionTraining:
