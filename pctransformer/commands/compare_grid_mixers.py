@@ -8,6 +8,7 @@ OUT/streets             in KITTI's folders; none where other data is trained on
 from __future__ import annotations
 
 import dataclasses
+import math
 import statistics
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
 _MODEL = "smlp_detector_small"
 _STREETS = "streets"
 _FEW = 20
-"""Simulated scans that are made to look for faults, before all of them are."""
+"""Labelled simulated scans that are made to look for faults, before all of them are."""
 
 
 @dataclass(frozen=True)
@@ -90,8 +91,10 @@ class _Comparison(MixerComparison[Config]):
         from pctransformer.training.model import make_model
         from pctransformer.training.scans import testing_scans, training_scans
 
-        few = dataclasses.replace(config.data, num_scans=min(config.data.num_scans, _FEW))
-        scan = torch.from_numpy(training_scans(few).train.scans[0].points)[None]
+        share = config.data.label_fraction
+        count = math.ceil(_FEW / share) if 0 < share <= 1 else _FEW  # another share is refused below
+        few = dataclasses.replace(config.data, num_scans=min(config.data.num_scans, count))
+        scan = torch.from_numpy(training_scans(few, config.seeds[0]).train.scans[0].points)[None]
         testing_scans(few, "test")
         made: dict[str, Any] = {"in_channels": scan.shape[2], "num_classes": len(config.data.classes)}
         if config.data.classes != CLASS_NAMES:  # trainings measure their boxes; the size of an anchor costs nothing
