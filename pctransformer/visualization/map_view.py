@@ -69,7 +69,8 @@ class MapView:
         if len(xyz):
             low, high = np.quantile(xyz @ axes.T, [0.005, 0.995], axis=0)
             middle = (low + high) / 2 @ axes
-            radius = float((high - low)[:2].max()) / 2 or 1.0
+            radius = 1.15 * float((high - low)[:2].max()) / 2
+            radius = min(radius, float(np.abs((xyz - middle) @ axes[:2].T).max())) or 1.0
         wires, legend = _wires(point_maps.boxes, point_maps.up) if point_maps.boxes is not None else ((), ())
         return cls(xyz, azimuth_deg, elevation_deg, middle, radius, _dot(xyz, radius), wires, legend)
 

@@ -1,4 +1,4 @@
-"""Maps of points to a file: a page that turns in a browser, coloured points, or plain numbers.
+"""Maps of points to a file: a picture, a page that turns in a browser, coloured points, or plain numbers.
 
 Nothing here opens a window or a port.
 """
@@ -15,12 +15,13 @@ from pctransformer.errors import UserError
 from pctransformer.visualization.color_scale import Scaling
 from pctransformer.visualization.point_maps import PointMaps
 
-SUFFIXES = (".html", ".ply", ".npz")
+SUFFIXES = (".png", ".html", ".ply", ".npz")
 
 
 def write(point_maps: PointMaps, path: str | Path, *, scaling: Scaling = "percentile") -> list[str]:
     """Write maps of points; the file's name says how. A file that is there already is replaced.
 
+    - .png: a picture with a panel for each map, see `maps_picture.write_picture`.
     - .html: a page to turn and to click, see `maps_page.write_page`.
     - .ply: points with the colours of the first map and the values of all, see `write_maps_ply`.
     - .npz: all numbers, which `PointMaps.load_npz` reads again; it knows no colours.
@@ -42,6 +43,10 @@ def write(point_maps: PointMaps, path: str | Path, *, scaling: Scaling = "percen
     if not path.parent.is_dir():
         raise UserError(f"{path}: there is no folder {path.parent}; make it first")
     match path.suffix.lower():
+        case ".png":
+            from pctransformer.visualization.maps_picture import write_picture
+
+            return write_picture(point_maps, path, scaling=scaling)
         case ".html":
             from pctransformer.visualization.maps_page import write_page
 

@@ -52,7 +52,7 @@ def test_methods_that_are_no_words(tmp_path, maps):
 
 
 def test_other_endings_and_folders_are_refused(tmp_path, maps):
-    with pytest.raises(UserError, match=r"a.jpg: maps of points are written as .html, .ply, .npz"):
+    with pytest.raises(UserError, match=r"a.jpg: maps of points are written as .png, .html, .ply, .npz"):
         write(maps, tmp_path / "a.jpg")
     with pytest.raises(UserError, match=r"there is no folder .*absent; make it first"):
         write(maps, tmp_path / "absent" / "a.ply")

@@ -1,0 +1,164 @@
+"""The picture: what stands on it, and the colours that Open3D renders, or matplotlib where it cannot."""
+
+import dataclasses
+import io
+
+import numpy as np
+import pytest
+from matplotlib.image import imread
+
+from pctransformer.visualization import maps_picture as module
+from pctransformer.visualization import offscreen
+from pctransformer.visualization.color_scale import color_table
+from pctransformer.visualization.map_view import MapView
+from pctransformer.visualization.maps_picture import maps_figure, write_picture
+from pctransformer.visualization.offscreen import NoRendererError, render
+from pctransformer.visualization.output import write
+from pctransformer.visualization.point_maps import BoxView, PointMap, PointMaps
+from tests.visualization.pages import check_page, texts
+
+
+def cloud(count=400, maps=3):
+    xyz = np.random.default_rng(0).uniform(-1, 1, size=(count, 3)).astype(np.float32)
+    found = tuple(PointMap(xyz[:, 2] + 1, f"layers.{i}", i, 17, "attention") for i in range(maps))
+    return PointMaps(xyz, found, "a cube")
+
+
+def boxes():
+    found = np.array([[0, 0, 0, 1, 1, 1, 0]], np.float32)
+    return BoxView(found, np.array([1]), np.array([0.75], np.float32), found + 1, np.array([0]), ("Car", "Cyclist"))
+
+
+def refuse(*args, **kwargs):
+    raise NoRendererError("no renderer is here")
+
+
+def rendered(*args, **kwargs):
+    try:
+        return render(*args, **kwargs)
+    except NoRendererError as error:
+        pytest.skip(str(error))
+
+
+def pixels(figure):
+    content = io.BytesIO()
+    figure.savefig(content, format="png", dpi=100)
+    return np.rint(imread(io.BytesIO(content.getvalue()))[..., :3] * 255).astype(int)
+
+
+def near(picture, color):
+    return np.abs(picture - np.array(color)).max(-1) < 12
+
+
+# ---- the page --------------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize("count", [1, 2, 3, 9, 17])
+def test_a_panel_and_a_colour_bar_for_each_map(monkeypatch, count):
+    monkeypatch.setattr(module, "render", refuse)
+    figure, remarks = maps_figure(cloud(maps=count))
+    check_page(figure)
+    words = texts(figure)
+    assert words[0] == "a cube"
+    for i in range(count):
+        assert any(f"head {i}," in text.replace("\n", " ") for text in words)
+    assert len(figure.axes) == 2 * count
+    assert remarks == ["the picture is drawn by matplotlib: no renderer is here"]
+
+
+def test_the_range_is_stated(monkeypatch):
+    monkeypatch.setattr(module, "render", refuse)
+    maps = cloud(maps=1)
+    figure, _ = maps_figure(maps, scaling="linear")
+    low, high = maps.maps[0].values.min(), maps.maps[0].values.max()
+    assert texts(figure)[-4:-1] == [f"{value:.3g}" for value in (low, (low + high) / 2, high)]
+    bar = figure.axes[1].images[0].get_array()
+    np.testing.assert_allclose(bar[0, [0, -1]], color_table()[[0, -1]], atol=1e-6)
+
+
+def test_ring_round_the_point_and_wires_of_boxes(monkeypatch):
+    monkeypatch.setattr(module, "render", refuse)
+    maps = dataclasses.replace(cloud(maps=1), boxes=boxes())
+    figure, _ = maps_figure(maps)
+    view = MapView.of(maps)
+    panel = figure.axes[0]
+    for ring in panel.lines:
+        expected = (view.xyz[17] - view.middle) @ view.axes.T
+        assert [ring.get_xdata()[0], ring.get_ydata()[0]] == pytest.approx(expected[:2].tolist())
+    (wires,) = [found for found in panel.collections if len(found.get_paths()) == 26]
+    assert [tuple(np.round(255 * color[:3]).astype(int)) for color in wires.get_colors()[[0, -1]]] == [
+        (0x2E, 0x8B, 0x57),
+        (0x44, 0x77, 0xAA),
+    ]
+    assert "Cyclist 0.75" in [text.get_text() for text in panel.texts]
+    assert {"labelled", "found Cyclist"} <= set(texts(figure))
+
+
+def test_what_is_left_out_is_said(monkeypatch):
+    monkeypatch.setattr(module, "render", refuse)
+    monkeypatch.setattr(module, "MAX_PANELS", 2)
+    monkeypatch.setattr(module, "MAX_DOTS", 300)
+    monkeypatch.setattr(module, "_MAX_DOTS_PLAIN", 100)
+    figure, remarks = maps_figure(cloud())
+    assert remarks == [
+        "the picture shows the first 2 of 3 maps",
+        "the picture shows 300 of 400 points, drawn by chance",
+        "the picture is drawn by matplotlib: no renderer is here",
+        "matplotlib draws 100 of 300 points",
+    ]
+    assert len(figure.axes[0].collections[0].get_offsets()) == 100
+
+
+def test_matplotlib_draws_the_colours_of_the_values(monkeypatch, tmp_path):
+    monkeypatch.setattr(module, "render", refuse)
+    maps = dataclasses.replace(cloud(maps=1), up="y")  # so what is much is in front
+    picture = pixels(maps_figure(maps)[0])
+    assert min(near(picture, np.rint(255 * color_table()[row])).sum() for row in (0, -1)) > 200
+    assert write(maps, tmp_path / "a.png") == ["the picture is drawn by matplotlib: no renderer is here"]
+    write_picture(maps, tmp_path / "b.png")
+    assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
+
+
+@pytest.mark.parametrize("count", [0, 1])
+def test_hardly_any_points(monkeypatch, count):
+    monkeypatch.setattr(module, "render", refuse)
+    found = PointMap(np.ones(count, np.float32), None, None, None, "rollout")
+    check_page(maps_figure(PointMaps(np.zeros((count, 3), np.float32), (found,), "hardly"))[0])
+
+
+# ---- Open3D ----------------------------------------------------------------------------------------------------------
+def test_open3d_renders_dots_where_and_as_they_are():
+    """Three dots, two behind one another; two colourings; twice."""
+    seen = np.array([[-0.5, 0.5, 0], [0.5, -0.25, 0.3], [0.5, -0.25, -0.3]])
+    colors = np.array([[[1, 0, 0], [0, 0.5, 0], [0, 0, 1]], [[0.2, 0.4, 0.6], [1, 1, 0], [0, 0, 0]]])
+    options = {"dot": 0.2, "half": 1.0, "pixels": 100}
+    pictures = rendered(seen, colors, **options)
+    assert pictures.shape == (2, 100, 100, 3)
+    for picture, shades in zip(pictures.astype(int), np.rint(255 * colors)):
+        for row, column, shade in ((25, 25, shades[0]), (62, 75, shades[1])):
+            assert np.abs(picture[row, column] - shade).max() <= 1
+        rows, columns = np.nonzero((picture != 255).any(2))
+        assert 2 * 60 < len(rows) < 2 * 100  # two discs of ten pixels: 157
+        assert (rows.min(), columns.min()) == (pytest.approx(20, abs=1), pytest.approx(20, abs=1))
+        assert not near(picture, shades[2]).any()  # it is behind
+    np.testing.assert_array_equal(rendered(seen, colors, **options), pictures)
+
+
+def test_renderer_that_is_not_there(monkeypatch, tmp_path):
+    """It ends its process by a signal; here that is an error that says why."""
+    python = tmp_path / "python"
+    python.write_text("#!/bin/sh\necho reason: no Vulkan >&2\nkill -ABRT $$\n")
+    python.chmod(0o755)
+    monkeypatch.setattr(offscreen.importlib.util, "find_spec", lambda name: object())
+    monkeypatch.setattr(offscreen.sys, "executable", str(python))
+    with pytest.raises(NoRendererError, match=r"Open3D cannot render here \(reason: no Vulkan\); it needs a GPU, or"):
+        render(np.zeros((1, 3)), np.zeros((1, 1, 3)), dot=0.1, half=1.0, pixels=10)
+    monkeypatch.setattr(offscreen.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(NoRendererError, match="Open3D is not installed: pip install open3d"):
+        render(np.zeros((1, 3)), np.zeros((1, 1, 3)), dot=0.1, half=1.0, pixels=10)
+
+
+def test_picture_by_open3d(monkeypatch):
+    monkeypatch.setattr(module, "render", rendered)
+    figure, remarks = maps_figure(dataclasses.replace(cloud(maps=1), up="y"))
+    assert remarks == []
+    picture = pixels(figure)
+    assert min(near(picture, np.rint(255 * color_table()[row])).sum() for row in (0, -1)) > 200
