@@ -24,7 +24,7 @@ _SHOWN = {  # column of metrics.jsonl: how a line per epoch shows it
     "validation_ap_bev": "AP from above {:.1f}",
     "validation_ap_3d": "3-D {:.1f}",
     "lr": "| lr {:.1e}",
-    "shapes_per_second": "{:.0f} shapes/s",
+    "shapes_per_second": "{:.0f} samples/s",
 }
 
 
