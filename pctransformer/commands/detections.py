@@ -6,7 +6,7 @@ import dataclasses
 import functools
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pctransformer.commands.predictions import Stems, conclude, each_file, writing
 from pctransformer.commands.terminal import console, print_table
@@ -38,8 +38,10 @@ def evaluate(config: Evaluate, trained: Checkpoint) -> int:
     part = testing_scans(data, config.split)
     device = choose_device(config.device)
     model = trained.build_model().to(device)
-    found = detect_in_scans(model, part.scans, **as_trained(settings.optimization, device))
+    thresholds: dict[str, Any] = {} if config.nms is None else {"nms_threshold": config.nms}
+    found = detect_in_scans(model, part.scans, **as_trained(settings.optimization, device), **thresholds)
     judged = judge(found, part)
+    boxes = sum(len(one.boxes.boxes) for one in found)
     folder = make_folder(config.out, trained.path, "evaluation")
     report(judged, folder, folder)
     result = {
@@ -48,6 +50,8 @@ def evaluate(config: Evaluate, trained: Checkpoint) -> int:
         "data": data.data[-1],
         "split": config.split,
         "scans": len(part),
+        "nms": config.nms,
+        "boxes": boxes,
         "result": judged.as_dict(),
     }
     text = json.dumps(result, indent=1) + "\n"
@@ -57,7 +61,9 @@ def evaluate(config: Evaluate, trained: Checkpoint) -> int:
         return 0
     out = console()
     out.print(judged.table())
-    out.print(f"\n{judged.line()}  ({len(part)} scans, {config.split})\nresults and figures: {folder}")
+    how = "" if config.nms is None else f", none overlapping another by more than {config.nms:g}"
+    out.print(f"\n{judged.line()}  ({len(part)} scans, {config.split})")
+    out.print(f"{boxes} boxes{how}\nresults and figures: {folder}")
     return 0
 
 

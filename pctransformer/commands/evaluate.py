@@ -32,6 +32,9 @@ class Config:
     votes: int = 0
     """Of a classifier, also average over so many randomly scaled copies (Liu et al. 2019); reported apart from the
     plain result."""
+    nms: Annotated[float | None, arg(metavar="IOU")] = None
+    """Of a detector: overlap seen from above, beyond which the box that scores less is dropped, whatever its class; 1:
+    all stay. By default that of its head: 0.01 for anchors and centres, 1 for queries, which need no suppression."""
     device: str = "auto"
     """`cpu`, `cuda`, `cuda:1`; `auto` is a GPU where there is one."""
     out: Path | None = None
@@ -57,7 +60,11 @@ def run(config: Config) -> int:
 
     if config.votes < 0:
         raise UserError(f"--votes must be 0 or more, got {config.votes}")
+    if config.nms is not None and not 0 <= config.nms <= 1:
+        raise UserError(f"--nms is an overlap from 0 to 1, got {config.nms}")
     best = checkpoint.read(config.run)
+    if config.nms is not None and best.about.get("task") != DetectionTraining.task:
+        raise UserError(f"--nms is for detectors; the task of {best.path} is {best.about.get('task')!r}")
     if best.about.get("task") == SemanticSegmentationTraining.task:
         from pctransformer.commands import scenes
 

@@ -57,6 +57,7 @@ def test_the_training_part_and_other_numbers_of_points(trained, tmp_path):
         (["nowhere"], "nowhere does not exist"),
         (["{run}", "--out", "{run}"], "is not overwritten"),
         (["{run}", "--votes", "-1"], "--votes must be 0 or more"),
+        (["{run}", "--nms", "0.5"], "--nms is for detectors; the task of"),
         (["{run}", "--data", "nowhere"], "there is no such file"),
         (["{run}", "--data", "{other}"], "knows 19 classes, airplane"),
     ],

@@ -8,13 +8,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from matplotlib.image import imread
 
 import pctransformer
 from pctransformer import cli
 from pctransformer.datasets.kitti import read_objects
 from pctransformer.datasets.lidar_folder import lidar_folder, write_lidar_scan
-from pctransformer.datasets.scans import Scan
+from pctransformer.datasets.scans import Scan, collate_scans
+from pctransformer.heads.anchor import AnchorHead
+from pctransformer.heads.center import CenterHead
+from pctransformer.ops import box_nms
 from pctransformer.training import checkpoint
 from pctransformer.training.scans import testing_scans, training_scans
 from pctransformer.training.settings import ScanData
@@ -88,6 +92,48 @@ def test_evaluation_gives_the_test_again(finished, tmp_path, capsys):
     assert cli.main([*arguments, "--votes", "3"]) == 2
 
 
+def evaluated(trained: Path, out: Path, *arguments: str) -> dict:
+    """What `evaluate` writes; its detections are in the folder."""
+    assert cli.main(["evaluate", str(trained), "--device", "cpu", "--out", str(out), *arguments]) == 0
+    return json.loads((out / "results.json").read_text())
+
+
+def test_evaluation_with_another_suppression(finished, streets, tmp_path, capsys):
+    """Boxes that are kept overlap less than was asked; an anchor head's own threshold gives what it gives anyway."""
+    plain, same, all_of_them = (
+        evaluated(finished, tmp_path / name, *arguments)
+        for name, arguments in (("plain", []), ("same", ["--nms", "0.01"]), ("all", ["--nms", "1"]))
+    )
+    assert (plain["nms"], same["nms"], all_of_them["nms"]) == (None, 0.01, 1)
+    assert {**same, "nms": None} == plain
+    assert all_of_them["boxes"] > plain["boxes"] > 0
+    assert all_of_them["result"] != plain["result"]
+    assert f"{all_of_them['boxes']} boxes, none overlapping another by more than 1" in capsys.readouterr().out
+    lines = sum(len(file.read_text().splitlines()) for file in (tmp_path / "all" / "detections").glob("*.txt"))
+    assert 0 < lines <= all_of_them["boxes"]  # but for those that the camera does not see
+    for wrong in ("-0.1", "1.5", "nan"):
+        assert cli.main(["evaluate", str(finished), "--nms", wrong]) == 2
+        assert "--nms is an overlap from 0 to 1" in capsys.readouterr().err
+
+
+def test_suppression_of_boxes_of_queries(tmp_path, streets, capsys):
+    """By default there is none. With one, what is left is what `box_nms` leaves of all."""
+    model = ["pointpillars", "--model-options", RANGE, "voxel_size=[0.4,0.4]", "width=8", "head=query"]
+    assert run("--out", tmp_path / "run", "--data", streets, "--model", *model, *SMALL[6:], "--epochs", 4) == 0
+    predictor = pctransformer.load(tmp_path / "run")
+    points, _ = collate_scans([testing_scans(ScanData((str(streets),), classes=("Car",)), "test").scans[0]])
+    with torch.inference_mode():
+        output = predictor.model(points)
+        everything = predictor.model.predict(output, score_threshold=0.0)
+        thinned = predictor.model.predict(output, score_threshold=0.0, nms_threshold=0.3)
+    rows, offsets = box_nms(everything.boxes, everything.offsets, everything.scores, 0.3)
+    assert torch.equal(thinned.boxes, everything.take(rows, offsets).boxes)
+    assert 0 < len(thinned.boxes) < len(everything.boxes)
+    plain = evaluated(tmp_path / "run", tmp_path / "plain")
+    assert {**evaluated(tmp_path / "run", tmp_path / "one", "--nms", "1"), "nms": None} == plain
+    assert evaluated(tmp_path / "run", tmp_path / "low", "--nms", "0.01")["boxes"] <= plain["boxes"]
+
+
 def test_detections_are_what_the_official_evaluation_reads(finished, streets, tmp_path, capsys):
     labels, frames = streets / "training" / "label_2", streets / "ImageSets" / "val.txt"
     command = ["evaluate-kitti", str(labels), str(finished / "detections"), "--frames", str(frames)]
@@ -137,6 +183,22 @@ def test_a_detector_on_points_resumes_too(tmp_path, streets):
     small = ("num_tokens=128", "num_queries=16", "widths=[16,32]", "depth=1", "decoder_depth=2", "num_heads=2")
     options = ("--model", "point_detr", "--model-options", RANGE, "voxel_size=[0.4,0.4,0.4]", *small)
     assert_resumes(run, tmp_path, "--data", streets, *options, *SMALL[6:], at=(1, 1))
+
+
+@pytest.mark.parametrize("head", ["anchor", "center"])
+def test_a_head_for_maps_behind_tokens_of_points(tmp_path, streets, head):
+    """Point view and map: tokens are put into columns, and boxes are found there, in training and after it."""
+    small = ("num_tokens=128", "widths=[16,32]", "depth=1", "num_heads=2", f"head={head}")
+    options = ("--model", "point_detr", "--model-options", RANGE, "voxel_size=[0.4,0.4,0.4]", *small)
+    assert run("--out", tmp_path / "run", "--data", streets, *options, *SMALL[6:], "--repeat", 2) == 0
+    losses = [json.loads(line)["train_loss"] for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert losses[1] < losses[0]
+    file = streets / "training" / "velodyne" / "000017.bin"
+    predictor = pctransformer.load(tmp_path / "run")
+    assert isinstance(predictor.model.head, {"anchor": AnchorHead, "center": CenterHead}[head])
+    found = predictor.predict(file, score_threshold=0.0)
+    assert np.isfinite(found.boxes).all()
+    assert 0 < len(found) < 500
 
 
 def test_without_held_out_scans_the_last_epoch_is_kept(tmp_path, streets, capsys):
