@@ -1,15 +1,15 @@
-"""Figures of detection scores that need no camera: recall over distance, average precision of several detectors."""
+"""Figures of detection scores: recall over distance, average precision over the scans that trainings have seen."""
 
 from __future__ import annotations
 
-import math
+import dataclasses
 from collections.abc import Mapping
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from pctransformer.evaluation.detection_score import DetectionScore, RecallByDistance, band_name
+from pctransformer.evaluation.detection_score import RecallByDistance, band_name
 from pctransformer.visualization.style import DARK, GREY, MANY, bare, heading, new_figure, place
 
 if TYPE_CHECKING:
@@ -72,54 +72,65 @@ def recall_figure(recalls: Mapping[str, RecallByDistance], *, title: str = "Obje
     return figure
 
 
-def average_precision_figure(
-    scores: Mapping[str, DetectionScore], *, title: str = "Average precision, without a camera"
-) -> Figure:
-    """Average precision of several detectors by class and criterion: that of nuScenes by distance, R40 by overlap.
+@dataclasses.dataclass(frozen=True, eq=False)
+class Convergence:
+    """How good a detector is on held-out scans, epoch by epoch.
+
+    Attributes:
+        scans: (E,) scans that it had been trained on by then, those that it saw again included.
+        bev: (E,) average precision seen from above, percent.
+        space: (E,) the same in space.
+        kept: row of the epoch whose weights were kept; None: that is not known.
+    """
+
+    scans: np.ndarray
+    bev: np.ndarray
+    space: np.ndarray
+    kept: int | None = None
+
+
+def convergence_figure(curves: Mapping[str, Convergence], *, title: str = "Average precision while training") -> Figure:
+    """Average precision on held-out scans over the scans that were seen, of several trainings: from above, in space.
+
+    A larger dot is the epoch that was kept.
 
     Args:
-        scores: of `evaluate_detection`, by the name that each gets; of the same classes and criteria.
+        curves: by the name that each gets.
         title: of the figure.
 
     Raises:
-        ValueError: there are none, or their classes or criteria differ.
+        ValueError: there are none, or one has no epoch.
     """
-    if not scores:
-        raise ValueError("there is no score to draw")
-    first, *others = scores.values()
-    for other in others:
-        if (other.class_names, other.criteria) != (first.class_names, first.criteria):
-            raise ValueError("scores in one figure must be of the same classes and criteria")
-    names, criteria = first.class_names, first.criteria
-    width, height, gap = max(0.75 * len(criteria), 0.32 * len(criteria) * len(scores), 5.0), 1.65, 0.85
-    legend = _LINE * len(scores)
-    figure = new_figure(width + 1.0, len(names) * (height + gap) + legend + 0.9)
-    top = len(names) * (height + gap) + legend + 0.75
-    subtitle = "percent; by distance of centres as nuScenes has it, by overlap R40"
-    heading(figure, 0.3, top, title, subtitle)
-    for row, name in enumerate(scores):
-        score = scores[name]
-        text = f"{name}   mAP {_text(score.mean_average_precision)}" if criteria[0].kind == "distance" else name
-        _line(figure, top - 0.62 - _LINE * row, text, MANY[row % len(MANY)])
-    bar = 0.8 / len(scores)
-    x = np.arange(len(criteria))
-    for number, class_name in enumerate(names):
-        axes = place(figure, 0.7, 0.4 + (len(names) - 1 - number) * (height + gap), width, height)
+    if not curves:
+        raise ValueError("there is no training to draw")
+    for name, curve in curves.items():
+        if not len(curve.scans):
+            raise ValueError(f"{name} has no epoch to draw")
+    side, height, gap = 4.0, 3.3, 0.85
+    legend = _LINE * len(curves)
+    figure = new_figure(2 * side + gap + 1.1, height + legend + 2.0)
+    top = height + legend + 1.85
+    heading(figure, 0.3, top, title, "percent, on held-out scans, after each epoch; larger dots: the epoch kept")
+    last = max(int(curve.scans[-1]) for curve in curves.values())
+    best = max(float(np.nanmax([curve.bev, curve.space])) for curve in curves.values())
+    for column, (view, attribute) in enumerate((("seen from above", "bev"), ("in space", "space"))):
+        axes = place(figure, 0.75 + column * (side + gap), 0.75, side, height)
         bare(axes)
-        count = first.curve(class_name, criteria[0].name).count
-        axes.set_title(f"{class_name}, {count} objects", loc="left", fontsize=11, fontweight="bold")
-        for row, score in enumerate(scores.values()):
-            curves = [score.curve(class_name, criterion.name) for criterion in criteria]
-            shares = [curve.nuscenes if curve.criterion.kind == "distance" else curve.r40 for curve in curves]
-            beside = x + bar * (row - (len(scores) - 1) / 2)
-            axes.bar(beside, 100 * np.nan_to_num(shares), width=0.9 * bar, color=MANY[row % len(MANY)])
-            for place_, share in zip(beside, shares):
-                height_ = 0 if math.isnan(share) else 100 * share
-                axes.annotate(
-                    _text(share), (place_, height_), (0, 2), textcoords="offset points", ha="center", fontsize=7.5
-                )
-        axes.set(ylim=(0, 112), xlim=(-0.6, len(criteria) - 0.4), xticks=x, yticks=[0, 50, 100])
-        axes.set_xticklabels([criterion.name for criterion in criteria])
+        axes.set_title(view, loc="left", fontsize=11, fontweight="bold")
+        for row, curve in enumerate(curves.values()):
+            colour, values = MANY[row % len(MANY)], getattr(curve, attribute)
+            axes.plot(curve.scans, values, "o-", color=colour, markersize=3.5, linewidth=1.6, clip_on=False)
+            if curve.kept is not None:
+                axes.plot(
+                    curve.scans[curve.kept], values[curve.kept], "o", color=colour, markersize=8,
+                    markeredgecolor="white", clip_on=False,
+                )  # fmt: skip
+        axes.set(xlim=(0, 1.03 * last), ylim=(0, min(1.1 * best, 100) if best > 0 else 100))
+        axes.set_xlabel("scans seen", fontsize=10, color=DARK)
+    for row, (name, curve) in enumerate(curves.items()):
+        shown = len(curve.scans) - 1 if curve.kept is None else curve.kept
+        text = f"{name}   {curve.bev[shown]:.1f} from above, {curve.space[shown]:.1f} in space"
+        _line(figure, top - 0.62 - _LINE * row, f"{text}, after {curve.scans[shown]} scans", MANY[row % len(MANY)])
     return figure
 
 
@@ -129,10 +140,6 @@ def _interval(found: np.ndarray, counts: np.ndarray) -> tuple[np.ndarray, np.nda
     middle = (share + spread / 2) / (1 + spread)
     half = _SURE * np.sqrt(share * (1 - share) / counts + spread / (4 * counts)) / (1 + spread)
     return middle - half, middle + half
-
-
-def _text(share: float) -> str:
-    return "-" if math.isnan(share) else f"{100 * share:.0f}"
 
 
 def _line(figure: Any, top: float, text: str, colour: str) -> None:
