@@ -1,6 +1,6 @@
 """Maps of points to a file: a picture, a page that turns in a browser, coloured points, or plain numbers.
 
-Nothing here opens a window or a port.
+Nothing here opens a window or a port; `maps_window.show_window` opens a window.
 """
 
 from __future__ import annotations

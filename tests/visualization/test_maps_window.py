@@ -1,0 +1,103 @@
+"""What keys and clicks choose, which point is under the pointer, and that a window without a display is refused."""
+
+import sys
+
+import numpy as np
+import pytest
+
+from pctransformer.errors import UserError
+from pctransformer.visualization.clouds import camera
+from pctransformer.visualization.map_choice import FIELDS, KEYS, MapChoice, point_under
+from pctransformer.visualization.maps_window import show_window
+from pctransformer.visualization.point_maps import PointMap, PointMaps
+
+
+def choice(*rows):
+    """Of maps (method, layer, head, query)."""
+    values = np.zeros(100, np.float32)
+    maps = tuple(PointMap(values, method=m, layer=layer, head=h, query=q) for m, layer, h, q in rows)
+    return MapChoice(maps)
+
+
+MAPS = (
+    ("rollout", None, None, None),
+    ("attention", "b", 0, 7),
+    ("attention", "b", 1, 7),
+    ("attention", "a", 0, 7),
+    ("attention", "a", 1, 7),
+    ("attention", "a", 1, 3),
+    ("rollout", None, None, 3),
+)
+
+
+def test_a_value_is_chosen_and_all_else_kept_where_it_can_be():
+    chosen = choice(*MAPS)
+    assert chosen.shown == 0
+    chosen = chosen.choose("query", 3)
+    assert chosen.shown == 6  # the rollout from there, not the attention
+    chosen = chosen.choose("layer", "b")
+    assert chosen.shown == 1  # neither is from point 3: the first one
+    chosen = chosen.choose("head", 1)
+    assert chosen.shown == 2
+    chosen = chosen.choose("layer", "a")
+    assert chosen.shown == 4
+    assert chosen.choose("query", 3).shown == 5
+    assert chosen.choose("query", 99) is chosen  # there is no such map
+
+
+def test_steps_go_through_all_values_and_begin_again():
+    chosen = choice(*MAPS)
+    assert {field: chosen.values(field) for field in FIELDS} == {
+        "method": ["rollout", "attention"],
+        "layer": [None, "b", "a"],
+        "head": [None, 0, 1],
+        "query": [None, 3, 7],
+    }
+    for field in KEYS.values():
+        seen, values = chosen, []
+        for _ in chosen.values(field):
+            values.append(getattr(seen.map, field))
+            seen = seen.step(field)
+        assert values == chosen.values(field)
+        assert getattr(seen.map, field) == values[0]
+
+
+def perspective(distance):
+    """(4, 4) of a camera that looks along -z from z = distance, 90 degrees wide."""
+    look = np.eye(4)
+    look[2, 3] = -distance
+    project = np.array([[1, 0, 0, 0], [0, 1, 0, 0], [0, 0, -1.1, -0.1], [0, 0, -1, 0]])
+    return project @ look
+
+
+def test_the_foremost_point_is_under_the_pointer():
+    xyz = np.array([[0.0, 0, 0], [0, 0, 1], [0.5, 0.5, 1], [0, 0, 5]])  # the last one is behind the camera
+    size = (200.0, 100.0)
+    assert point_under(xyz, perspective(3), size, (100, 50)) == 1
+    assert point_under(xyz[[0, 2, 3]], perspective(3), size, (100, 50)) == 0
+    assert point_under(xyz, perspective(3), size, (125 + 7, 37.5)) == 2
+    assert point_under(xyz, perspective(3), size, (125 + 9, 37.5)) is None
+    assert point_under(np.zeros((0, 3)), perspective(3), size, (100, 50)) is None
+
+
+def test_of_neighbours_on_a_surface_the_one_under_the_pointer():
+    rng = np.random.default_rng(0)
+    xyz = np.append(rng.uniform(-1, 1, size=(2000, 2)), np.zeros((2000, 1)), axis=1)
+    turned = xyz @ camera(80, -55)  # nearly facing the camera
+    at = perspective(3) @ np.append(turned[5], 1)
+    place = ((at[0] / at[3] + 1) * 300, (1 - at[1] / at[3]) * 300)
+    assert point_under(turned, perspective(3), (600, 600), place, pixels=2) == 5
+
+
+def test_no_window_without_a_display(monkeypatch):
+    found = PointMap(np.ones(1, np.float32), None, None, None, "rollout")
+    maps = PointMaps(np.zeros((1, 3), np.float32), (found,), "")
+    monkeypatch.setitem(sys.modules, "open3d", None)
+    with pytest.raises(UserError, match=r"needs Open3D, which is not installed: pip install open3d; or write a \.html"):
+        show_window(maps)
+    monkeypatch.setitem(sys.modules, "open3d", type(sys)("open3d"))
+    monkeypatch.setattr(sys, "platform", "linux")
+    for name in ("DISPLAY", "WAYLAND_DISPLAY"):
+        monkeypatch.delenv(name, raising=False)
+    with pytest.raises(UserError, match=r"there is no display to open a window on; write a \.html"):
+        show_window(maps)
