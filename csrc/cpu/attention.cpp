@@ -122,7 +122,7 @@ struct Shares {
   explicit Shares(const Attention<T>& p) {
     constexpr int64_t kShares = 32, kCutsOfAllHeads = 16;
     // Every share has a table of its own, which is cleared and summed: that must stay little beside its work.
-    constexpr double kWorkPerBias = 64;
+    constexpr double kWorkPerBias = 256;
     const double least_work = std::max<double>(1 << 16, p.table ? kWorkPerBias * p.window.size() : 0);
     const auto work = [&](int64_t b) { return double(p.queries(b)) * p.keys(b) * (p.dim + p.value_dim); };
     double total = 0;
