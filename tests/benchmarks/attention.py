@@ -42,37 +42,54 @@ def heads_first(*tensors: Tensor) -> list[Tensor]:
     return [x.transpose(-3, -2) for x in tensors]
 
 
-def one_by_one(bounds: list[int], masks: list[Tensor] | None = None) -> Attend:
-    """A loop over windows, with ready masks of biases where there are any."""
+def one_by_one(bounds: list[int], mask: Callable[[int], Tensor] | None = None) -> Attend:
+    """A loop over windows; mask(w), (1, H, S, S), is added to the scores of window w.
+
+    Windows are split off, not sliced: the gradient of each slice would be as large as the whole. Masks with four axes
+    keep torch in its fused kernel.
+    """
+    sizes = [b - a for a, b in pairwise(bounds)]
 
     def attend(*qkv: Tensor) -> Tensor:
         pieces = []
-        for w, (a, b) in enumerate(pairwise(bounds)):
-            window = (x[None] for x in heads_first(*(x[a:b] for x in qkv)))
-            pieces.append(F.scaled_dot_product_attention(*window, attn_mask=masks[w] if masks else None)[0])
+        for w, window in enumerate(zip(*(x[None].split(sizes, 1) for x in qkv), strict=True)):
+            added = None if mask is None else mask(w).type_as(qkv[0])
+            pieces.append(F.scaled_dot_product_attention(*heads_first(*window), attn_mask=added)[0])
         return torch.cat([piece.transpose(0, 1) for piece in pieces])
 
     return attend
 
 
-def padded(bounds: list[int], groups: list[list[int]]) -> Attend:
-    """Windows padded to the longest of their group, and a mask; one group for all, or groups of similar size."""
-    plans = []
-    for group in groups:
-        length = max(bounds[w + 1] - bounds[w] for w in group)
-        begin = torch.tensor([bounds[w] for w in group])
-        rows = begin[:, None] + torch.arange(length)
-        valid = rows < torch.tensor([bounds[w + 1] for w in group])[:, None]
-        plans.append((rows.clamp_max(bounds[-1] - 1), valid))
+def padded(bounds: list[int], groups: list[list[int]], bias: Callable[[Tensor], Tensor] | None = None) -> Attend:
+    """Windows padded to the longest of their group, and a mask; one group for all, or groups of similar size.
 
-    def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        out = torch.empty_like(v)
-        for rows, valid in plans:
-            mixed = F.scaled_dot_product_attention(
-                *heads_first(q[rows], k[rows], v[rows]), attn_mask=valid[:, None, None]
-            )
-            out[rows[valid]] = mixed.transpose(1, 2)[valid]
-        return out
+    Rows are found beforehand: they are windows' matter. bias(rows (W, L)), (W, H, L, L), is added to scores.
+    """
+    plans = []
+    back = torch.empty(bounds[-1], dtype=torch.long)
+    done = 0
+    for group in groups:
+        begin = torch.tensor([bounds[w] for w in group])
+        length = torch.tensor([bounds[w + 1] for w in group]) - begin
+        rows = begin[:, None] + torch.arange(int(length.max()))
+        valid = rows < (begin + length)[:, None]
+        back[rows[valid]] = done + valid.flatten().nonzero()[:, 0]
+        done += valid.numel()
+        plans.append((rows.clamp_max(bounds[-1] - 1).to(args.device), valid.to(args.device)))
+    back = back.to(args.device)
+    every = torch.cat([rows.flatten() for rows, _ in plans])  # taken at once: a gradient for each group would be added
+    counts = [rows.numel() for rows, _ in plans]
+
+    def attend(*qkv: Tensor) -> Tensor:
+        out = []
+        taken = zip(*(x.index_select(0, every).split(counts) for x in qkv), strict=True)
+        for (rows, valid), of_group in zip(plans, taken, strict=True):
+            q, k, v = heads_first(*(x.unflatten(0, rows.shape) for x in of_group))
+            mask = valid[:, None, None]
+            if bias is not None:
+                mask = bias(rows).type_as(q).masked_fill(~mask, -torch.inf)
+            out.append(F.scaled_dot_product_attention(q, k, v, attn_mask=mask).transpose(1, 2).flatten(0, 1))
+        return torch.cat(out).index_select(0, back)
 
     return attend
 
@@ -103,7 +120,8 @@ def run(case: str, sizes: list[int], heads: int, dim: int, places: Tensor | None
             masks = []
             for a, b in pairwise(bounds):
                 x, y, z = (places[a:b, None] - places[None, a:b] + window - 1).long().unbind(-1)
-                masks.append(table.cpu()[:, x, y, z].contiguous())
+                masks.append(table.cpu()[None, :, x, y, z].contiguous())
+    mask = masks.__getitem__ if masks else None
     candidates: dict[str, Attend] = {"ours": lambda q, k, v: ragged_attention(q, k, v, offsets, offsets, **extra)}
     if len(set(sizes)) == 1:
         candidates["torch, one dense call"] = lambda *qkv: (
@@ -112,14 +130,12 @@ def run(case: str, sizes: list[int], heads: int, dim: int, places: Tensor | None
             .flatten(0, 1)
         )
     elif device == "cpu":
-        candidates["torch, window by window" + (", masks ready" if masks else "")] = one_by_one(bounds, masks)
+        candidates["torch, window by window" + (", masks ready" if masks else "")] = one_by_one(bounds, mask)
         if not masks:
             candidates["torch, bucketed by size"] = padded(bounds, by_size(sizes))
             candidates["torch, padded"] = padded(bounds, [list(range(len(sizes)))])
     with torch.no_grad():
-        exact = one_by_one(bounds, [x.double() for x in masks] if masks else None)(
-            *(x.detach().cpu().double() for x in qkv)
-        )
+        exact = one_by_one(bounds, mask)(*(x.detach().cpu().double() for x in qkv))
 
     def without_grad(attend: Attend) -> Callable[[], Tensor]:
         def call() -> Tensor:

@@ -77,52 +77,24 @@ def crowded_windows() -> Windows:
     return Windows(WINDOW, False, rows_of_cells, rows_of_cells, offsets, torch.cat(places).int().to(args.device))
 
 
-def one_by_one(bounds: list[int], places: Tensor, bias: WindowBias | None) -> Attend:
-    def attend(*qkv: Tensor) -> Tensor:
-        pieces = []
-        for a, b in pairwise(bounds):
-            at = places[None, a:b]
-            mask = None if bias is None else bias(at, at).type_as(qkv[0])
-            window = (x[None] for x in heads_first(*(x[a:b] for x in qkv)))
-            pieces.append(F.scaled_dot_product_attention(*window, attn_mask=mask)[0])
-        return torch.cat([piece.transpose(0, 1) for piece in pieces])
+def one_by_one(bounds: list[int], places: Tensor, bias: WindowBias | None, *, ready: bool = False) -> Attend:
+    """A loop over windows; ready: biases are made beforehand."""
+    if bias is None:
+        return attention.one_by_one(bounds)
+    of_windows = [places[None, a:b] for a, b in pairwise(bounds)]
 
-    return attend
+    def mask(w: int) -> Tensor:
+        return bias(of_windows[w], of_windows[w])
 
-
-def one_by_one_given_biases(bounds: list[int], places: Tensor, bias: WindowBias) -> Attend:
+    if not ready:
+        return attention.one_by_one(bounds, mask)
     with torch.no_grad():
-        masks = [bias(places[None, a:b], places[None, a:b]).contiguous() for a, b in pairwise(bounds)]
-    return attention.one_by_one(bounds, [mask[0] for mask in masks])
+        masks = [mask(w).contiguous() for w in range(len(of_windows))]
+    return attention.one_by_one(bounds, masks.__getitem__)
 
 
 def padded(bounds: list[int], groups: list[list[int]], places: Tensor, bias: WindowBias | None) -> Attend:
-    """Rows of each group are found beforehand: they are cells' matter, as ours are."""
-    plans = []
-    back = torch.empty(bounds[-1], dtype=torch.long)
-    done = 0
-    for group in groups:
-        begin = torch.tensor([bounds[w] for w in group])
-        length = torch.tensor([bounds[w + 1] for w in group]) - begin
-        rows = begin[:, None] + torch.arange(int(length.max()))
-        valid = rows < (begin + length)[:, None]
-        back[rows[valid]] = done + valid.flatten().nonzero()[:, 0]
-        done += valid.numel()
-        plans.append((rows.clamp_max(bounds[-1] - 1).to(places.device), valid.to(places.device)))
-    back = back.to(places.device)
-
-    def attend(*qkv: Tensor) -> Tensor:
-        out = []
-        for rows, valid in plans:
-            q, k, v = (x.index_select(0, rows.flatten()).unflatten(0, rows.shape).transpose(1, 2) for x in qkv)
-            mask = valid[:, None, None]
-            if bias is not None:
-                at = places[rows]
-                mask = bias(at, at).type_as(q).masked_fill(~mask, -torch.inf)
-            out.append(F.scaled_dot_product_attention(q, k, v, attn_mask=mask).transpose(1, 2).flatten(0, 1))
-        return torch.cat(out).index_select(0, back)
-
-    return attend
+    return attention.padded(bounds, groups, None if bias is None else lambda rows: bias(places[rows], places[rows]))
 
 
 def dense(window: Tensor, places: Tensor, bias: WindowBias | None) -> Attend:
@@ -174,7 +146,7 @@ def candidates(
     if bias is not None:
         given = sum(size * size for size in sizes) * score  # all masks at once
         made["torch, window by window, biases given"] = (
-            given, lambda: one_by_one_given_biases(bounds, windows.places, bias)
+            given, lambda: one_by_one(bounds, windows.places, bias, ready=True)
         )  # fmt: skip
     found: dict[str, Attend] = {"ours": ours}
     if voxels is not None:

@@ -70,7 +70,7 @@ def curves_figure(curves: Curves) -> Any:
     """Four panels: time above memory, the forward pass beside both passes."""
     counts = sorted({count for curve in curves.values() for count in curve})
     width, height, left, bottom = 4.7, 3.3, 0.85, 0.65
-    figure = new_figure(11.6, 8.9)
+    figure = new_figure(11.6, 9.35)
     for row, (value, label) in enumerate(reversed(PANELS.items())):
         for column, direction in enumerate(PASSES):
             axes = place(figure, left + 5.6 * column, bottom + row * (height + 0.55), width, height)
@@ -107,13 +107,13 @@ def curves_figure(curves: Curves) -> Any:
             if column == 0:
                 axes.set_ylabel(label, fontsize=10.5, color=DARK)
     heading(
-        figure, 0.3, 8.75, "Attention inside windows of voxels, with relative position bias",
+        figure, 0.3, 9.2, "Attention inside windows of voxels, with relative position bias",
         "8 heads of 24 channels, windows of 12 x 12 columns; one thread of a CPU; beside torch's own, four ways",
     )  # fmt: skip
     across = 0.85
     for name, (short, colour) in METHODS.items():
         if any(method == name for method, _ in curves):
-            figure.text(across / 11.6, 8.1 / 8.9, short, fontsize=11.5, fontweight="bold", color=colour, va="top")
+            figure.text(across / 11.6, 8.45 / 9.35, short, fontsize=11.5, fontweight="bold", color=colour, va="top")
             across += 0.45 + 0.098 * len(short)
     return figure
 
