@@ -149,6 +149,9 @@ def once(function: Callable[[], Any]) -> tuple[float, float]:
     return time.perf_counter() - wall, time.process_time() - cpu
 
 
+_MMAP_THRESHOLD = -3  # M_MMAP_THRESHOLD of malloc.h
+
+
 def peak_memory(function: Callable[[], Any]) -> float:
     """Most memory during one call above what was taken before, in 10^6 bytes: of the process, or of the GPU."""
     if args.device == "cuda":
@@ -158,11 +161,17 @@ def peak_memory(function: Callable[[], Any]) -> float:
         function()
         torch.cuda.synchronize()
         return (torch.cuda.max_memory_allocated() - before) / 1e6
-    ctypes.CDLL("libc.so.6").malloc_trim(0)  # what malloc keeps for later is no memory of this call's
+    libc = ctypes.CDLL("libc.so.6")
+    # Tensors come from the system and go back to it at once: what malloc keeps for later is no memory of this call's.
+    libc.mallopt(_MMAP_THRESHOLD, 1 << 16)
+    libc.malloc_trim(0)
     Path("/proc/self/clear_refs").write_text("5")  # the peak so far is forgotten
     before = _process_memory("VmRSS")
-    function()
-    return (_process_memory("VmHWM") - before) * 1024 / 1e6
+    try:
+        function()
+        return (_process_memory("VmHWM") - before) * 1024 / 1e6
+    finally:
+        libc.mallopt(_MMAP_THRESHOLD, int(os.environ.get("MALLOC_MMAP_THRESHOLD_", 1 << 17)))
 
 
 def _process_memory(field: str) -> int:

@@ -50,6 +50,11 @@ def slope(curve: dict[int, dict[str, float]], value: str) -> float:
     return float(np.polyfit(np.log(counts), np.log([curve[count][value] for count in counts]), 1)[0])
 
 
+def number(value: float) -> str:
+    """Three digits, more before the point."""
+    return f"{value:.0f}" if value >= 100 else f"{value:.3g}"
+
+
 def table(curves: Curves) -> str:
     counts = sorted({count for curve in curves.values() for count in curve})
     head = ["", *(f"{count} cells" for count in counts), "slope"]
@@ -58,7 +63,7 @@ def table(curves: Curves) -> str:
         for name in dict.fromkeys(name for name, _ in curves):
             curve = curves.get((name, direction), {})
             cells = [
-                f"{curve[count]['cpu_ms']:.3g} / {curve[count]['peak_mb']:.3g}" if count in curve else ""
+                f"{number(curve[count]['cpu_ms'])} / {number(curve[count]['peak_mb'])}" if count in curve else ""
                 for count in counts
             ]
             slopes = f"{slope(curve, 'cpu_ms'):.2f} / {slope(curve, 'peak_mb'):.2f}" if len(curve) > 1 else ""
@@ -86,9 +91,9 @@ def curves_figure(curves: Curves) -> Any:
                 )  # fmt: skip
             ours = drawn["ours"]
             every = [one[value] for curve in drawn.values() for one in curve.values()]
-            axes.set_ylim(min(every) / 2.5, max(every) * 2.5)
             # the reference, below everything
             begin = min(ours[count][value] * counts[0] / count for count in ours) / 1.8
+            axes.set_ylim(begin / 1.6, max(every) * 2.5)
             axes.plot(counts, [begin * count / counts[0] for count in counts], "--", color=GREY, linewidth=1.4)
             axes.annotate(
                 "slope 1", (counts[-2], begin * counts[-2] / counts[0]), (6, -10), textcoords="offset points",
@@ -107,8 +112,8 @@ def curves_figure(curves: Curves) -> Any:
             if column == 0:
                 axes.set_ylabel(label, fontsize=10.5, color=DARK)
     heading(
-        figure, 0.3, 9.2, "Attention inside windows of voxels, with relative position bias",
-        "8 heads of 24 channels, windows of 12 x 12 columns; one thread of a CPU; beside torch's own, four ways",
+        figure, 0.3, 9.2, "Attention inside windows of voxels, with position bias, and torch's own four ways to it",
+        "8 heads of 24 channels, windows of 12 x 12 columns; one thread of a CPU; lines end where a mask exceeds 2 GB",
     )  # fmt: skip
     across = 0.85
     for name, (short, colour) in METHODS.items():
