@@ -182,14 +182,16 @@ COMMANDS = {
             "pctransformer predict chair.ply --model runs/first/checkpoints/last.safetensors --json --no-pictures",
         ),
     ),
-    "explain": Command(
-        "pctransformer.commands.explain:Config",
-        "pctransformer.commands.explain:run",
-        "draw what a trained model looks at in a cloud: its attention, layer by layer and rolled out",
+    "show": Command(
+        "pctransformer.commands.show:Config",
+        "pctransformer.commands.show:run",
+        "show what a trained model looks at: its attention, in layers and rolled out to the points, Grad-CAM, features",
         (
-            "pctransformer explain chair.ply --model runs/first",
-            "pctransformer explain chair.ply --model runs/first --source class_token --out runs/chair",
-            "pctransformer explain chair.ply --model runs/first --source 400",
+            "pctransformer show chair.ply --model runs/first",
+            "pctransformer show chair.ply --model runs/first --method layer --layer attention.3 --head 0 1 --to html",
+            "pctransformer show chair.ply --model runs/first --method grad_cam --target sofa",
+            "pctransformer show chair.ply --model runs/parts --category chair --query 400",
+            "pctransformer show velodyne/000008.bin --model runs/detection --query 2 --to png ply",
         ),
     ),
     "compare-mixers": Command(

@@ -10,6 +10,7 @@ import pytest
 from pctransformer.datasets import write_ply
 from pctransformer.datasets.samples import generator_for
 from pctransformer.datasets.shapes import make_sample
+from tests.trained import write_checkpoint
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 
@@ -41,6 +42,16 @@ def test_modelnet_then_own_data(workplace):
     assert {line.split()[0] for line in answer} == {"cup", "lamp"}
     assert sum(float(line.split()[1].rstrip("%")) for line in answer) == pytest.approx(100, abs=0.2)
     assert (workplace / "runs" / "pct_small-own-2" / "results.json").exists()
+
+
+def test_view_attention(workplace):
+    """Of a model of random weights."""
+    write_checkpoint(workplace / "looked" / "checkpoints" / "best.safetensors")
+    output = run(workplace, "view_attention.py", "looked", "own/cup/0.ply")
+    for method in ("rollout", "last_layer", "gradient_attention", "grad_cam", "saliency"):
+        assert (workplace / f"{method}.html").stat().st_size > 1000
+        assert f"{method}.html: most at [" in output
+    assert output.splitlines()[-1].startswith("head: children, 1 queries")
 
 
 def test_pretraining(workplace):

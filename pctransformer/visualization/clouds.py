@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from pctransformer.visualization.color_scale import place_colors
 from pctransformer.visualization.style import DEPTH, GREY, MARKED_DEPTH
 
 if TYPE_CHECKING:
@@ -73,19 +72,6 @@ def draw_cloud(
     plain, standing_out = (LinearSegmentedColormap.from_list("depth", colours) for colours in (DEPTH, MARKED_DEPTH))
     is_marked = np.arange(len(points)) >= len(parts[0])
     _dots(axes, seen, np.where(is_marked[:, None], standing_out(depth), plain(depth)), framed)
-
-
-def draw_values(
-    axes: Any, xyz: Tensor | np.ndarray, values: np.ndarray, *, ringed: int | None = None, up: Up = "z"
-) -> None:
-    """Fill axes with a cloud as `draw_cloud` does, its points coloured by a value each.
-
-    Args:
-        axes, xyz, up: see `draw_cloud`.
-        values: (n,) in [0, 1], places on the colour map of `color_scale`.
-        ringed: row of a point that gets a ring round it.
-    """
-    draw_colors(axes, xyz, place_colors(values), ringed=ringed, up=up)
 
 
 def draw_colors(

@@ -27,6 +27,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping, Sequence
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -125,6 +126,14 @@ def gradient_attention(maps: Sequence[AttentionMap], score: Tensor, source: Sour
         weighted[i] = dataclasses.replace(maps[i], weights=product)
     shares = {i: _Shares(1.0, 1.0) if i in layers else _Shares(1.0, 0.0) for i in range(source.height)}
     return _down(weighted, source, num_points, shares, least=0.0)
+
+
+def half_of_weight(weights: np.ndarray) -> float:
+    """The least share of points that have half of the weight (n,) together: 0.5 if all have the same, 0 without any."""
+    sums = np.sort(weights.astype(np.float64))[::-1].cumsum()
+    if not sums[-1] > 0:
+        return 0.0
+    return float(np.searchsorted(sums, sums[-1] / 2) + 1) / len(weights)
 
 
 def passed_over(model: nn.Module, maps: Sequence[AttentionMap]) -> list[str]:

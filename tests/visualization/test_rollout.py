@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -11,7 +12,13 @@ from pctransformer.layers.grid_mixers import create_grid_block
 from pctransformer.layers.recording import AttentionMap
 from pctransformer.layers.transformer import ClassToken, pre_norm_encoder
 from pctransformer.models import list_models
-from pctransformer.visualization.rollout import attention_rollout, gradient_attention, layer_attention, passed_over
+from pctransformer.visualization.rollout import (
+    attention_rollout,
+    gradient_attention,
+    half_of_weight,
+    layer_attention,
+    passed_over,
+)
 from pctransformer.visualization.sources import (
     Source,
     attention_layers,
@@ -296,6 +303,13 @@ def test_the_part_that_decides_gets_the_most_weight():
         weights = attention_rollout(maps, class_token(maps, cloud), 20 * POINTS).view(20, POINTS)[cloud]
         assert weights[:PART].sum() > 0.35  # 0.125 if it looked everywhere alike
         assert weights.argmax() < PART
+
+
+def test_half_of_the_weight():
+    assert half_of_weight(np.ones(10)) == 0.5
+    assert half_of_weight(np.array([0.1, 0.6, 0.1, 0.2])) == 0.25
+    assert half_of_weight(np.array([0.3, 0.2, 0.3, 0.2])) == 0.5
+    assert half_of_weight(np.zeros(4)) == 0
 
 
 # ---- faults ----------------------------------------------------------------------------------------------------------

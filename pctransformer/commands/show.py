@@ -1,0 +1,228 @@
+"""`pctransformer show`: what a trained model looks at in a cloud or scan, as a picture, a page, points or numbers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from tyro.conf import Positional, arg
+
+from pctransformer.errors import UserError, did_you_mean
+
+if TYPE_CHECKING:
+    import torch
+
+    from pctransformer.predict import ClassPredictor, PartPredictor
+    from pctransformer.predict_boxes import DetectorPredictor
+    from pctransformer.visualization.point_maps import PointMaps
+
+Form = Literal["png", "html", "ply", "npz"]
+
+
+@dataclass(frozen=True)
+class Config:
+    file: Positional[Annotated[Path, arg(metavar="FILE")]]
+    """A point cloud (.ply .pcd .npy .npz .xyz .txt .csv), a mesh (.off .obj .stl .ply), or a LiDAR scan (.bin too)."""
+    model: Annotated[Path, arg(metavar="RUN|CHECKPOINT")]
+    """The folder of a run, of which the best checkpoint is taken, or a checkpoint file."""
+    method: Literal[
+        "rollout", "last_layer", "layer", "class_token", "gradient_attention", "grad_cam", "saliency", "similarity",
+        "features_pca",
+    ] = "rollout"  # fmt: skip
+    """rollout: attention, all layers together down to the points. last_layer, layer: attention of these alone.
+    class_token: where it looks in the last layer. gradient_attention, grad_cam, saliency: what raises the score of the
+    class. similarity: to the features at --query. features_pca: directions in which features differ most."""
+    layer: tuple[str, ...] = ()
+    """Names of layers, or patterns of them like `encoder.*`: of attention, each of which is shown; for grad_cam,
+    similarity and features_pca one whose tokens are shown. By default all, or what the head gets."""
+    head: tuple[int, ...] = ()
+    """Numbers of heads, each shown by itself; by default their mean."""
+    query: int | None = None
+    """From where to look: the row of a point in the .ply written; for detectors the number of a box, the best is 0.
+    By default the vector that is classified, or box 0."""
+    target: str | None = None
+    """The class whose score is asked for; by default the one that is predicted."""
+    category: str | None = None
+    """What the file shows, for a model that tells the parts of objects: one of its classes."""
+    score: float | None = None
+    """Least score of the boxes that a detector gives; by default 0.1."""
+    columns: int | None = None
+    """Values per point of .bin files, which do not say it: 4 with reflectance, as KITTI has them, 5 for nuScenes."""
+    to: tuple[Form, ...] = ("png", "html")
+    """What to write: a picture, a page to turn in a browser, coloured points, numbers."""
+    out: Annotated[Path | None, arg(metavar="FOLDER")] = None
+    """New folder for them. By default `maps` in the run's folder, numbered."""
+    up: Literal["y", "z"] = "z"
+    """The axis that stands upright in the picture."""
+    not_finite: Literal["error", "drop"] = "error"
+    """What to do with points that are NaN or infinite, as depth cameras write them."""
+    device: str = "auto"
+    """`cpu`, `cuda`, `cuda:1`; `auto` is a GPU where there is one."""
+
+
+def run(config: Config) -> int:
+    """Look, and write FILE.png, FILE.html, or what else is asked for."""
+    from pctransformer.commands.trained import check_free, make_folder
+    from pctransformer.predict import ClassPredictor, PartPredictor, load
+    from pctransformer.predict_boxes import DetectorPredictor
+    from pctransformer.training.checkpoint import find_checkpoint
+    from pctransformer.visualization.output import write
+
+    check_free(config.out)
+    if not config.to:
+        raise UserError("--to: name at least one of png, html, ply, npz")
+    checkpoint = find_checkpoint(config.model)
+    predictor = load(checkpoint, config.device)
+    try:
+        if isinstance(predictor, ClassPredictor):
+            said, maps = _of_classifier(config, predictor)
+        elif isinstance(predictor, PartPredictor):
+            said, maps = _of_segmenter(config, predictor)
+        elif isinstance(predictor, DetectorPredictor):
+            said, maps = _of_detector(config, predictor)
+        else:
+            raise UserError(
+                f"{checkpoint} is of scenes, which are looked at tile by tile; in Python"
+                " pctransformer.visualization.looking.look shows one of them"
+            )
+    except ValueError as error:
+        raise UserError(_in_options(str(error))) from None
+    folder = make_folder(config.out, checkpoint, "maps")
+    files = [folder / f"{config.file.stem}.{form}" for form in dict.fromkeys(config.to)]
+    for file in files:
+        for remark in write(maps, file):
+            print(remark)
+    print(said)
+    if config.method in ("rollout", "last_layer", "layer", "class_token", "gradient_attention"):
+        from pctransformer.visualization.rollout import half_of_weight
+
+        for one in maps.maps:
+            share = half_of_weight(one.values)
+            print(f"{one.name}: {f'half of it on {share:.1%}' if share else 'nothing'} of {len(maps)} points")
+    if config.method == "rollout" and (others := _passed_over(predictor.model, maps, predictor.device)):
+        print(f"not in it, since tokens mix there without weights of pairs: {', '.join(others)}")
+    print(f"{', '.join(file.name for file in files)}: {folder}")
+    return 0
+
+
+def _of_classifier(config: Config, predictor: ClassPredictor) -> tuple[str, PointMaps]:
+    from pctransformer.datasets import collate
+
+    _refuse(config, "a classifier", "category", "score", "columns")
+    sample = predictor.prepare(config.file, not_finite=config.not_finite)
+    (prediction,) = predictor.classify([sample], top=1)
+    said = f"{config.file}: {prediction.label} {prediction.probability:.1%}"
+    points = _rows(collate([sample])[0], predictor.device)
+    target = _index(config.target, predictor.class_names, "--target")
+    title = f"{config.file.name}: {prediction.label} {prediction.probability:.1%}"
+    return said, _look(config, predictor.model, points, query=config.query, target=target, title=title)
+
+
+def _of_segmenter(config: Config, predictor: PartPredictor) -> tuple[str, PointMaps]:
+    """The parts of a category alone are asked for; a point's own part is the score."""
+    import torch
+
+    from pctransformer.datasets import collate
+    from pctransformer.training.data import evaluation_transform
+
+    _refuse(config, "a model that tells parts", "score", "columns")
+    sample = predictor.prepare(config.file, not_finite=config.not_finite)
+    sample = evaluation_transform(predictor.settings.data)(sample, torch.Generator())
+    names = predictor.class_names
+    label = 0 if len(names) == 1 else _index(config.category, names, "--category")
+    if label is None:
+        raise UserError(f"--category: what does the file show? The parts are those of one of {', '.join(names)}")
+    told = label if getattr(predictor.model, "num_categories", 0) else None
+    points = _rows(collate([sample])[0], predictor.device)
+    target = _index(config.target, predictor.part_names, "--target")
+    said = f"{config.file}: {names[label]}"
+    title = f"{config.file.name}: {names[label]}"
+    maps = _look(config, predictor.model, points, query=config.query, target=target, category=told, title=title)
+    return said, maps
+
+
+def _of_detector(config: Config, predictor: DetectorPredictor) -> tuple[str, PointMaps]:
+    """From a box; similarities are to what is at its middle."""
+    import numpy as np
+    import torch
+
+    from pctransformer.visualization.point_maps import BoxView
+
+    _refuse(config, "a detector", "category", "target")
+    found = predictor.predict(
+        config.file, columns=config.columns, score_threshold=config.score, not_finite=config.not_finite
+    )
+    needs_box = config.method != "features_pca"
+    number = config.query or 0
+    if needs_box and not 0 <= number < len(found):
+        boxes = f"boxes 0 to {len(found) - 1}" if len(found) else "nothing; try a lower --score"
+        raise UserError(f"--query {number}: in {config.file} the model found {boxes}")
+    points = torch.from_numpy(found.points).to(predictor.device)
+    boxes_seen = BoxView(
+        found.boxes, found.labels, found.scores, np.zeros((0, 7), np.float32), np.zeros(0, np.int64), found.class_names
+    )
+    said = f"{config.file}: {len(found)} boxes in {len(points)} points"
+    options: dict[str, Any] = {}
+    if needs_box:
+        name = found.class_names[int(found.labels[number])]
+        said += f", looking from box {number}, {name} {found.scores[number]:.1%}"
+        middle = torch.from_numpy(found.boxes[number, :3]).to(points)
+        nearest = int((points[:, :3] - middle).square().sum(1).argmin())
+        options = {"query": nearest} if config.method == "similarity" else {"box": found.boxes[number].tolist()}
+    title = said.replace(str(config.file), config.file.name)
+    return said, _look(config, predictor.model, points, title=title, boxes=boxes_seen, **options)
+
+
+def _look(config: Config, model: torch.nn.Module, points: torch.Tensor, **options: Any) -> PointMaps:
+    from pctransformer.visualization.looking import look
+
+    return look(
+        model, points, method=config.method, layers=config.layer or None, heads=config.head or "mean", up=config.up,
+        **options,
+    )  # fmt: skip
+
+
+def _rows(batch: Any, device: torch.device) -> torch.Tensor:
+    """(N, 3 + C) points of a batch of one cloud."""
+    import torch
+
+    channels = batch.xyz if batch.features is None else torch.cat([batch.xyz, batch.features], 1)
+    return channels.to(device)
+
+
+def _passed_over(model: Any, maps: PointMaps, device: torch.device) -> list[str]:
+    """Token mixers of which a rollout knows nothing."""
+    import torch
+
+    from pctransformer.layers.grid_mixers.grid_mixer import GridMixer
+    from pctransformer.layers.mixers.mixer import Mixer
+    from pctransformer.layers.recording import record_attention
+    from pctransformer.visualization.rollout import passed_over
+
+    if not any(isinstance(layer, (Mixer, GridMixer)) for layer in model.modules()):
+        return []
+    points = torch.from_numpy(maps.xyz).to(device)
+    points = torch.nn.functional.pad(points, (0, model.in_channels - 3))
+    with torch.no_grad(), record_attention(model, heads="mean", top_k=1) as found:
+        model([points])
+    return passed_over(model, found)
+
+
+def _index(name: str | None, names: tuple[str, ...], option: str) -> int | None:
+    if name is None:
+        return None
+    if name not in names:
+        raise UserError(f"{option}: there is no {name!r}; {did_you_mean(name, names)}")
+    return names.index(name)
+
+
+def _refuse(config: Config, what: str, *options: str) -> None:
+    for option in options:
+        if getattr(config, option) is not None:
+            raise UserError(f"--{option} is not for {what}")
+
+
+def _in_options(text: str) -> str:
+    """What a function says, in the words of the command line."""
+    return text.replace("not_finite='drop'", "--not-finite drop").replace("query must", "--query must")

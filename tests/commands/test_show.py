@@ -1,0 +1,172 @@
+"""The command: every form, from where one asks, on classifiers, parts and scans, and what it refuses."""
+
+import numpy as np
+import pytest
+import torch
+from matplotlib.image import imread
+
+from pctransformer import cli, load, record_attention
+from pctransformer.datasets import read_points, write_ply
+from pctransformer.models import create_model
+from pctransformer.models.tensor_file import write_tensors
+from pctransformer.training.settings import DetectionTraining, ScanData, to_json
+from pctransformer.visualization.point_maps import PointMaps
+from pctransformer.visualization.rollout import attention_rollout, layer_attention
+from pctransformer.visualization.sources import attention_layers, pooled_vector
+from tests.trained import write_checkpoint, write_part_checkpoint
+
+SCAN = {"point_range": [0, -8, -3, 16, 8, 1], "num_tokens": 64, "num_queries": 12}
+
+
+@pytest.fixture
+def run(tmp_path):
+    write_checkpoint(tmp_path / "run" / "checkpoints" / "best.safetensors")
+    return tmp_path / "run"
+
+
+@pytest.fixture
+def cup(tmp_path):
+    write_ply(tmp_path / "cup.ply", np.random.default_rng(0).normal(size=(100, 3)))
+    return tmp_path / "cup.ply"
+
+
+@pytest.fixture
+def detector(tmp_path):
+    """A checkpoint of random weights, and a scan."""
+    torch.manual_seed(0)
+    weights = create_model("point_detr_small", num_classes=2, **SCAN).state_dict()
+    about = {
+        "task": "detection",
+        "model": {"name": "point_detr_small", "options": SCAN, "num_classes": 2},
+        "class_names": ["Car", "Cyclist"],
+        "settings": to_json(DetectionTraining(model="point_detr_small", data=ScanData(camera_view=False))),
+        "epoch": 1, "metrics": {}, "version": "0.1.0",
+    }  # fmt: skip
+    path = tmp_path / "streets" / "checkpoints" / "best.safetensors"
+    path.parent.mkdir(parents=True)
+    write_tensors(path, weights, about)
+    scan = np.random.default_rng(0).uniform([0, -8, -3, 0], [16, 8, 1, 1], (400, 4)).astype(np.float32)
+    scan.tofile(tmp_path / "scan.bin")
+    return path, tmp_path / "scan.bin"
+
+
+def show(*arguments):
+    return cli.main(["show", *map(str, arguments)])
+
+
+def test_files_say_what_the_maps_say(run, cup, capsys):
+    assert show(cup, "--model", run, "--to", "png", "html", "ply", "npz") == 0
+    out, err = capsys.readouterr()
+    assert err == ""
+    assert sorted(path.name for path in (run / "maps").iterdir()) == ["cup.html", "cup.npz", "cup.ply", "cup.png"]
+    assert imread(run / "maps" / "cup.png").std() > 0.05
+
+    predictor = load(run)
+    sample = predictor.prepare(cup)
+    with record_attention(predictor.model) as maps:
+        (prediction,) = predictor.classify([sample])
+    assert f"{cup}: {prediction.label} {prediction.probability:.1%}" in out.splitlines()
+    expected = attention_rollout(maps, pooled_vector(maps), 48)
+    columns = read_points(run / "maps" / "cup.ply", features=("rollout_all_layers",))
+    np.testing.assert_allclose(columns[:, :3], sample.xyz, rtol=1e-6)
+    np.testing.assert_allclose(columns[:, 3], expected, rtol=1e-4, atol=1e-7)
+
+
+def test_layers_and_heads(run, cup, tmp_path):
+    assert show(cup, "--model", run, "--method", "layer", "--to", "npz", "--out", tmp_path / "all") == 0
+    found = PointMaps.load_npz(tmp_path / "all" / "cup.npz")
+    predictor = load(run)
+    with record_attention(predictor.model) as maps:
+        predictor.classify([predictor.prepare(cup)])
+    layers = attention_layers(maps)
+    assert [one.layer for one in found.maps] == [maps[i].layer for i in layers]
+    for i, one in zip(layers, found.maps):
+        np.testing.assert_allclose(one.values, layer_attention(maps, i, pooled_vector(maps), 48), atol=1e-6)
+    few = ["--method", "layer", "--layer", found.maps[1].layer, "--head", 0, "--to", "npz", "--out", tmp_path / "one"]
+    assert show(cup, "--model", run, *few) == 0
+    (one,) = PointMaps.load_npz(tmp_path / "one" / "cup.npz").maps
+    assert (one.layer, one.head) == (found.maps[1].layer, 0)
+    np.testing.assert_allclose(one.values, found.maps[1].values, atol=1e-6)  # there is one head
+
+
+def test_layers_without_weights_of_pairs_are_named(tmp_path, cup, capsys):
+    options = {"dim": 16, "depth": 2, "num_patches": 8, "patch_size": 4, "widths": [8, 8], "mixer": "lstm"}
+    path = write_checkpoint(tmp_path / "checkpoints" / "best.safetensors", name="patch_mixer", options=options)
+    assert show(cup, "--model", path, "--out", tmp_path / "out", "--to", "npz") == 0
+    out, _ = capsys.readouterr()
+    mixers = ", ".join(f"encoder.layers.{i}.parts.0.mixer" for i in (0, 1))
+    assert f"not in it, since tokens mix there without weights of pairs: {mixers}\n" in out
+
+
+def test_from_a_point(run, cup, tmp_path):
+    """The same but for where it looks from: another point, other weights."""
+    weights = []
+    for out, query in (("a", 0), ("b", 1)):
+        assert show(cup, "--model", run, "--query", query, "--out", tmp_path / out, "--to", "npz") == 0
+        (one,) = PointMaps.load_npz(tmp_path / out / "cup.npz").maps
+        assert one.query == query
+        weights.append(one.values)
+    assert np.abs(weights[0] - weights[1]).max() > 1e-3
+
+
+def test_the_score_of_a_class(run, cup, tmp_path):
+    values = []
+    for name in ("bowl", "cup"):
+        options = ["--method", "saliency", "--target", name, "--to", "npz", "--out", tmp_path / name]
+        assert show(cup, "--model", run, *options) == 0
+        values.append(PointMaps.load_npz(tmp_path / name / "cup.npz").maps[0].values)
+    assert not np.allclose(values[0], values[1])
+
+
+def test_parts(tmp_path, cup):
+    path = write_part_checkpoint(tmp_path / "parts" / "checkpoints" / "best.safetensors")
+    options = ["--category", "cup", "--query", 3, "--to", "npz", "--out", tmp_path / "out"]
+    assert show(cup, "--model", path, *options) == 0
+    found = PointMaps.load_npz(tmp_path / "out" / "cup.npz")
+    assert found.maps[0].values.sum() == pytest.approx(1, abs=1e-4)
+    nearness = np.linalg.norm(found.xyz - found.xyz[3], axis=1)
+    assert found.maps[0].values @ nearness < nearness.mean()  # skips keep it near the point
+
+
+def test_a_box_of_a_scan(detector, tmp_path, capsys):
+    model, scan = detector
+    assert (
+        show(scan, "--model", model, "--query", 2, "--score", 0, "--to", "npz", "png", "--out", tmp_path / "out") == 0
+    )
+    found = PointMaps.load_npz(tmp_path / "out" / "scan.npz")
+    assert len(found.boxes.found) == 12
+    assert found.maps[0].values.sum() == pytest.approx(1, abs=1e-4)
+    assert "looking from box 2, C" in capsys.readouterr().out
+    assert show(scan, "--model", model, "--query", 40, "--score", 0, "--out", tmp_path / "no") == 2
+    assert "--query 40: in " in (err := capsys.readouterr().err)
+    assert "the model found boxes 0 to 11" in err
+    assert show(scan, "--model", model, "--score", 1, "--out", tmp_path / "no") == 2
+    assert "the model found nothing; try a lower --score" in capsys.readouterr().err
+
+
+def test_nothing_is_overwritten(run, cup, capsys):
+    for name in ("maps", "maps-2"):
+        assert show(cup, "--model", run, "--to", "npz") == 0
+        assert (run / name / "cup.npz").is_file()
+    assert show(cup, "--model", run, "--out", run / "maps") == 2
+    assert "is not overwritten" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        (["nowhere.ply"], "there is no such file"),
+        (["{cup}", "--method", "class_token"], "the model has no class token"),
+        (["{cup}", "--query", "48"], "--query must be the row of one of 48 points, got 48"),
+        (["{cup}", "--target", "cop"], "--target: there is no 'cop'; did you mean 'cup'?"),
+        (["{cup}", "--category", "cup"], "--category is not for a classifier"),
+        (["{cup}", "--method", "layer", "--layer", "nothing"], "no attention layer below is called nothing"),
+        (["{holes}"], "--not-finite drop leaves such points out"),
+    ],
+)
+def test_faults_of_the_user(run, cup, tmp_path, capsys, arguments, text):
+    np.save(tmp_path / "holes.npy", np.insert(np.random.default_rng(0).normal(size=(50, 3)), 7, np.nan, axis=0))
+    filled = [a.format(cup=cup, holes=tmp_path / "holes.npy") for a in arguments]
+    assert show(*filled, "--model", run) == 2
+    assert text in capsys.readouterr().err
+    assert not (run / "maps").exists()
