@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -17,7 +19,7 @@ if TYPE_CHECKING:
     from pctransformer.predict_boxes import DetectorPredictor
     from pctransformer.visualization.point_maps import PointMaps
 
-Form = Literal["png", "html", "ply", "npz"]
+Form = Literal["png", "html", "ply", "npz", "window"]
 
 
 @dataclass(frozen=True)
@@ -38,9 +40,9 @@ class Config:
     similarity and features_pca one whose tokens are shown. By default all, or what the head gets."""
     head: tuple[int, ...] = ()
     """Numbers of heads, each shown by itself; by default their mean."""
-    query: int | None = None
-    """From where to look: the row of a point in the .ply written; for detectors the number of a box, the best is 0.
-    By default the vector that is classified, or box 0."""
+    query: tuple[int, ...] = ()
+    """From where to look: rows of points in the .ply written; for detectors numbers of boxes, the best is 0. Each gives
+    maps of its own. By default the vector that is classified, or box 0."""
     target: str | None = None
     """The class whose score is asked for; by default the one that is predicted."""
     category: str | None = None
@@ -50,7 +52,7 @@ class Config:
     columns: int | None = None
     """Values per point of .bin files, which do not say it: 4 with reflectance, as KITTI has them, 5 for nuScenes."""
     to: tuple[Form, ...] = ("png", "html")
-    """What to write: a picture, a page to turn in a browser, coloured points, numbers."""
+    """A picture, a page to turn in a browser, coloured points or numbers to write, or a window of Open3D to open."""
     out: Annotated[Path | None, arg(metavar="FOLDER")] = None
     """New folder for them. By default `maps` in the run's folder, numbered."""
     up: Literal["y", "z"] = "z"
@@ -71,7 +73,7 @@ def run(config: Config) -> int:
 
     check_free(config.out)
     if not config.to:
-        raise UserError("--to: name at least one of png, html, ply, npz")
+        raise UserError("--to: name at least one of png, html, ply, npz, window")
     checkpoint = find_checkpoint(config.model)
     predictor = load(checkpoint, config.device)
     try:
@@ -88,12 +90,13 @@ def run(config: Config) -> int:
             )
     except ValueError as error:
         raise UserError(_in_options(str(error))) from None
-    folder = make_folder(config.out, checkpoint, "maps")
-    files = [folder / f"{config.file.stem}.{form}" for form in dict.fromkeys(config.to)]
+    print(said)
+    forms = [form for form in dict.fromkeys(config.to) if form != "window"]
+    folder = make_folder(config.out, checkpoint, "maps") if forms else None
+    files = [] if folder is None else [folder / f"{config.file.stem}.{form}" for form in forms]
     for file in files:
         for remark in write(maps, file):
             print(remark)
-    print(said)
     if config.method in ("rollout", "last_layer", "layer", "class_token", "gradient_attention"):
         from pctransformer.visualization.rollout import half_of_weight
 
@@ -102,7 +105,12 @@ def run(config: Config) -> int:
             print(f"{one.name}: {f'half of it on {share:.1%}' if share else 'nothing'} of {len(maps)} points")
     if config.method == "rollout" and (others := _passed_over(predictor.model, maps, predictor.device)):
         print(f"not in it, since tokens mix there without weights of pairs: {', '.join(others)}")
-    print(f"{', '.join(file.name for file in files)}: {folder}")
+    if folder is not None:
+        print(f"{', '.join(file.name for file in files)}: {folder}")
+    if "window" in config.to:
+        from pctransformer.visualization.maps_window import show_window
+
+        show_window(maps)
     return 0
 
 
@@ -116,7 +124,7 @@ def _of_classifier(config: Config, predictor: ClassPredictor) -> tuple[str, Poin
     points = _rows(collate([sample])[0], predictor.device)
     target = _index(config.target, predictor.class_names, "--target")
     title = f"{config.file.name}: {prediction.label} {prediction.probability:.1%}"
-    return said, _look(config, predictor.model, points, query=config.query, target=target, title=title)
+    return said, _from_points(config, predictor.model, points, target=target, title=title)
 
 
 def _of_segmenter(config: Config, predictor: PartPredictor) -> tuple[str, PointMaps]:
@@ -138,12 +146,11 @@ def _of_segmenter(config: Config, predictor: PartPredictor) -> tuple[str, PointM
     target = _index(config.target, predictor.part_names, "--target")
     said = f"{config.file}: {names[label]}"
     title = f"{config.file.name}: {names[label]}"
-    maps = _look(config, predictor.model, points, query=config.query, target=target, category=told, title=title)
-    return said, maps
+    return said, _from_points(config, predictor.model, points, target=target, category=told, title=title)
 
 
 def _of_detector(config: Config, predictor: DetectorPredictor) -> tuple[str, PointMaps]:
-    """From a box; similarities are to what is at its middle."""
+    """From boxes; similarities are to what is at their middle."""
     import numpy as np
     import torch
 
@@ -153,25 +160,45 @@ def _of_detector(config: Config, predictor: DetectorPredictor) -> tuple[str, Poi
     found = predictor.predict(
         config.file, columns=config.columns, score_threshold=config.score, not_finite=config.not_finite
     )
-    needs_box = config.method != "features_pca"
-    number = config.query or 0
-    if needs_box and not 0 <= number < len(found):
-        boxes = f"boxes 0 to {len(found) - 1}" if len(found) else "nothing; try a lower --score"
-        raise UserError(f"--query {number}: in {config.file} the model found {boxes}")
+    numbers = config.query or (0,)
     points = torch.from_numpy(found.points).to(predictor.device)
-    boxes_seen = BoxView(
+    seen = BoxView(
         found.boxes, found.labels, found.scores, np.zeros((0, 7), np.float32), np.zeros(0, np.int64), found.class_names
     )
     said = f"{config.file}: {len(found)} boxes in {len(points)} points"
-    options: dict[str, Any] = {}
-    if needs_box:
-        name = found.class_names[int(found.labels[number])]
-        said += f", looking from box {number}, {name} {found.scores[number]:.1%}"
+    if config.method == "features_pca":
+        return said, _look(
+            config, predictor.model, points, title=said.replace(str(config.file), config.file.name), boxes=seen
+        )
+    wrong = [number for number in numbers if not 0 <= number < len(found)]
+    if wrong:
+        boxes = f"boxes 0 to {len(found) - 1}" if len(found) else "nothing; try a lower --score"
+        raise UserError(f"--query {wrong[0]}: in {config.file} the model found {boxes}")
+    named = [f"box {i}, {found.class_names[int(found.labels[i])]} {found.scores[i]:.1%}" for i in numbers]
+    said += f", looking from {'; '.join(named)}"
+    each = []
+    for number in numbers:
         middle = torch.from_numpy(found.boxes[number, :3]).to(points)
         nearest = int((points[:, :3] - middle).square().sum(1).argmin())
-        options = {"query": nearest} if config.method == "similarity" else {"box": found.boxes[number].tolist()}
-    title = said.replace(str(config.file), config.file.name)
-    return said, _look(config, predictor.model, points, title=title, boxes=boxes_seen, **options)
+        where: dict[str, Any] = (
+            {"query": nearest} if config.method == "similarity" else {"box": found.boxes[number].tolist()}
+        )
+        title = said.replace(str(config.file), config.file.name)
+        maps = _look(config, predictor.model, points, title=title, boxes=seen, **where)
+        if len(numbers) > 1:
+            named_maps = (dataclasses.replace(one, method=f"{one.method} from box {number}") for one in maps.maps)
+            maps = dataclasses.replace(maps, maps=tuple(named_maps))
+        each.append(maps)
+    return said, _joined(each)
+
+
+def _from_points(config: Config, model: torch.nn.Module, points: torch.Tensor, **options: Any) -> PointMaps:
+    """From each point that is asked for; from none of them where none is."""
+    return _joined([_look(config, model, points, query=query, **options) for query in config.query or (None,)])
+
+
+def _joined(each: Sequence[PointMaps]) -> PointMaps:
+    return dataclasses.replace(each[0], maps=tuple(one for maps in each for one in maps.maps))
 
 
 def _look(config: Config, model: torch.nn.Module, points: torch.Tensor, **options: Any) -> PointMaps:

@@ -100,13 +100,10 @@ def test_layers_without_weights_of_pairs_are_named(tmp_path, cup, capsys):
 
 def test_from_a_point(run, cup, tmp_path):
     """The same but for where it looks from: another point, other weights."""
-    weights = []
-    for out, query in (("a", 0), ("b", 1)):
-        assert show(cup, "--model", run, "--query", query, "--out", tmp_path / out, "--to", "npz") == 0
-        (one,) = PointMaps.load_npz(tmp_path / out / "cup.npz").maps
-        assert one.query == query
-        weights.append(one.values)
-    assert np.abs(weights[0] - weights[1]).max() > 1e-3
+    assert show(cup, "--model", run, "--query", 0, 1, "--out", tmp_path / "two", "--to", "npz") == 0
+    first, second = PointMaps.load_npz(tmp_path / "two" / "cup.npz").maps
+    assert (first.query, second.query) == (0, 1)
+    assert np.abs(first.values - second.values).max() > 1e-3
 
 
 def test_the_score_of_a_class(run, cup, tmp_path):
@@ -130,13 +127,17 @@ def test_parts(tmp_path, cup):
 
 def test_a_box_of_a_scan(detector, tmp_path, capsys):
     model, scan = detector
-    assert (
-        show(scan, "--model", model, "--query", 2, "--score", 0, "--to", "npz", "png", "--out", tmp_path / "out") == 0
-    )
+    options = ["--query", 2, 5, "--score", 0, "--to", "npz", "png", "--out", tmp_path / "out"]
+    assert show(scan, "--model", model, *options) == 0
     found = PointMaps.load_npz(tmp_path / "out" / "scan.npz")
     assert len(found.boxes.found) == 12
-    assert found.maps[0].values.sum() == pytest.approx(1, abs=1e-4)
-    assert "looking from box 2, C" in capsys.readouterr().out
+    assert [one.method for one in found.maps] == ["rollout from box 2", "rollout from box 5"]
+    for one in found.maps:
+        assert one.values.sum() == pytest.approx(1, abs=1e-4)
+    assert np.abs(found.maps[0].values - found.maps[1].values).max() > 1e-5
+    said = capsys.readouterr().out
+    assert "looking from box 2, C" in said
+    assert "; box 5, C" in said
     assert show(scan, "--model", model, "--query", 40, "--score", 0, "--out", tmp_path / "no") == 2
     assert "--query 40: in " in (err := capsys.readouterr().err)
     assert "the model found boxes 0 to 11" in err
@@ -150,6 +151,16 @@ def test_nothing_is_overwritten(run, cup, capsys):
         assert (run / name / "cup.npz").is_file()
     assert show(cup, "--model", run, "--out", run / "maps") == 2
     assert "is not overwritten" in capsys.readouterr().err
+
+
+def test_a_window_without_a_display(run, cup, monkeypatch, capsys):
+    """It says what to do instead, and writes nothing."""
+    for name in ("DISPLAY", "WAYLAND_DISPLAY"):
+        monkeypatch.delenv(name, raising=False)
+    assert show(cup, "--model", run, "--to", "window") == 2
+    err = capsys.readouterr().err
+    assert "a window needs Open3D" in err or "there is no display" in err
+    assert not (run / "maps").exists()
 
 
 @pytest.mark.parametrize(
