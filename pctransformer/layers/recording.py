@@ -198,7 +198,7 @@ class RecordedLayer(nn.Module):
             key: (E,) row of each child.
             num_queries: M tokens were made.
         """
-        values = values.detach()
+        values = values.detach().float()
         wins = (values == scatter(values, query, num_queries, "max").index_select(0, query)).float()
         shares = wins / scatter(wins, query, num_queries, "sum").index_select(0, query)
         self.record_pairs(query, key, shares.mean(1), num_queries)

@@ -109,7 +109,7 @@ def look(
         raise ValueError(f"method must be one of {', '.join(METHODS)}, got {method!r}")
     if query is not None and not 0 <= query < len(points):
         raise ValueError(f"query must be the row of one of {len(points)} points, got {query}")
-    looked = _run(model, points, method, category)
+    looked = _run(model, points, method, category, heads)
     if method in ("similarity", "features_pca", "grad_cam"):
         found = _of_tokens(looked, method, layers, query, box, target)
     elif method == "saliency":
@@ -179,13 +179,17 @@ class _Looked:
         return pooled_vector(self.maps)
 
 
-def _run(model: nn.Module, points: Tensor, method: Method, category: int | None) -> _Looked:
+def _run(
+    model: nn.Module, points: Tensor, method: Method, category: int | None, heads: Literal["mean"] | Sequence[int]
+) -> _Looked:
+    """Run the model. Of what only means of heads are looked at, no more is kept."""
     told = () if category is None else (torch.tensor([category], device=points.device),)
     points = points.detach().float().requires_grad_(method in _OF_SCORES)
     with torch.set_grad_enabled(method in _OF_SCORES), evaluating(model), token_features(model) as tokens:
         if method in ("grad_cam", "saliency", "similarity", "features_pca"):
             return _Looked(model, points, model([points], *told), [], tokens)
-        with record_attention(model) as maps:
+        is_mean = method == "rollout" or (method in ("last_layer", "class_token") and heads == "mean")
+        with record_attention(model, heads="mean" if is_mean else "all") as maps:
             out = model([points], *told)
     return _Looked(model, points, out, maps, {})
 
