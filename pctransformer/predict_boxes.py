@@ -12,7 +12,15 @@ import torch
 from torch import Tensor, nn
 
 from pctransformer.datasets.box_files import NamedBoxes, as_records, write_boxes
-from pctransformer.datasets.kitti import Calibration, KittiObjects, camera_beside, read_calibration, to_kitti
+from pctransformer.datasets.kitti import (
+    Calibration,
+    KittiObjects,
+    camera_beside,
+    image_beside,
+    read_calibration,
+    read_image,
+    to_kitti,
+)
 from pctransformer.datasets.kitti.calibration import USUAL_IMAGE_SIZE
 from pctransformer.datasets.kitti.objects import write_objects
 from pctransformer.datasets.lidar_points import lidar_channels, read_lidar
@@ -40,6 +48,7 @@ class DetectionPrediction:
             a camera.
         calibration: of the camera, or None.
         image_size: width and height of its image, pixels, or None.
+        image_file: that image, where it lies beside the file, or None.
     """
 
     name: str
@@ -50,6 +59,7 @@ class DetectionPrediction:
     points: np.ndarray
     calibration: Calibration | None = None
     image_size: tuple[int, int] | None = None
+    image_file: Path | None = None
 
     def __len__(self) -> int:
         return len(self.boxes)
@@ -127,6 +137,35 @@ class DetectionPrediction:
         return scan_figure(
             self.points, boxes, labels, self.class_names,
             predicted=predicted, range=self._extent(), title=Path(self.name).name,
+        )  # fmt: skip
+
+    def camera_figure(
+        self, image: np.ndarray | str | Path | None = None, *, labelled: tuple[np.ndarray, np.ndarray] | None = None
+    ) -> Figure:
+        """The image of the camera with the boxes as wires, and their scores.
+
+        Args:
+            image: a PNG, or pixels (height, width, 3), red, green and blue in [0, 1] or uint8. None: that beside the
+                file.
+            labelled: as of `figure`; see `pctransformer.datasets.kitti.labels_beside`.
+
+        Raises:
+            ValueError: there is no image, or no calibration, without which boxes have no place in it.
+            FileFormatError: the image is missing or broken.
+        """
+        from pctransformer.visualization.camera_image import camera_figure
+
+        image = self.image_file if image is None else image
+        if image is None or self.calibration is None:
+            raise ValueError(
+                f"{self.name}: a picture of the camera wants its image and a calibration; there is no"
+                f" {'calibration: give one to predict()' if self.calibration is None else 'image: give one'}"
+            )
+        pixels = read_image(image) if isinstance(image, (str, Path)) else image
+        boxes, labels = labelled if labelled is not None else (np.zeros((0, 7)), np.zeros(0, np.int64))
+        return camera_figure(
+            pixels, self.calibration, boxes, labels, self.class_names,
+            predicted=(self.boxes, self.labels, self.scores), title=Path(self.name).name,
         )  # fmt: skip
 
     def _extent(self) -> tuple[float, float, float, float]:
@@ -229,9 +268,12 @@ class DetectorPredictor:
         )  # fmt: skip
         assert found.scores is not None
         boxes = found.boxes.numpy() - np.array([0, 0, lift, 0, 0, 0, 0], np.float32)
+        known, size = camera if camera is not None else (None, None)
+        image = image_beside(scan) if isinstance(scan, (str, Path)) and known is not None else None
         return DetectionPrediction(
-            name, self.class_names, boxes, found.labels.numpy(), found.scores.numpy(), points[seen], *(camera or ())
-        )
+            name, self.class_names, boxes, found.labels.numpy(), found.scores.numpy(), points[seen],
+            calibration=known, image_size=size, image_file=image,
+        )  # fmt: skip
 
     def _rows(
         self, rows: np.ndarray | Tensor, name: str, reflectance: float | None, not_finite: Literal["error", "drop"]

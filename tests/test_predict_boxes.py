@@ -8,6 +8,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from matplotlib.image import imsave
 
 from pctransformer.datasets import FileFormatError, write_ply
 from pctransformer.datasets.box_files import read_boxes
@@ -189,6 +190,24 @@ def test_boxes_as_kitti_has_them(tmp_path):
     assert score.curves["Car", "3d", "hard", "strict"].all_point == pytest.approx(100)
     mine = read_boxes(out / "000008.txt")
     np.testing.assert_allclose(mine.boxes, found.boxes, atol=1e-4)
+
+
+def test_over_the_image_of_the_camera(tmp_path):
+    file = kitti_folder(tmp_path)
+    found = predictor().predict(file)
+    with pytest.raises(ValueError, match=r"there is no image: give one"):
+        found.camera_figure()
+    image = np.zeros((375, 1242, 3))
+    check_page(found.camera_figure(image))
+    with pytest.raises(FileFormatError, match="there is no such file"):
+        found.camera_figure(tmp_path / "nowhere.png")
+    with pytest.raises(ValueError, match=r"scan: .* there is no calibration: give one to predict\(\)"):
+        predictor().predict(SCAN).camera_figure(image)
+    (tmp_path / "image_2").mkdir()
+    imsave(tmp_path / "image_2" / "000008.png", image)
+    found = predictor().predict(file)
+    assert found.image_file == tmp_path / "image_2" / "000008.png"
+    assert {"000008.bin", "0.90", "0.70"} <= set(texts(found.camera_figure()))
 
 
 def test_without_a_calibration_there_is_no_kitti_file(tmp_path):

@@ -5,15 +5,18 @@ from __future__ import annotations
 import dataclasses
 import functools
 import json
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pctransformer.commands.predictions import Stems, conclude, each_file, writing
 from pctransformer.commands.terminal import console, print_table
 from pctransformer.commands.trained import check_free, make_folder
+from pctransformer.datasets.files import FileFormatError
+from pctransformer.datasets.kitti import labels_beside
 from pctransformer.errors import UserError
 from pctransformer.evaluation.scans import detect_in_scans
-from pctransformer.predict_boxes import DetectorPredictor
+from pctransformer.predict_boxes import DetectionPrediction, DetectorPredictor
 from pctransformer.training.checkpoint import Checkpoint
 from pctransformer.training.detection_report import judge, report
 from pctransformer.training.distributed import choose_device
@@ -83,13 +86,12 @@ def predict(config: Predict, predictor: DetectorPredictor, trained: Path, files:
         stem = stem_of(found.name)
         with writing(folder):
             found.write(folder, stem)
-            if config.pictures:
-                found.figure().savefig(folder / f"{stem}.png", dpi=110)
+            pictures = _pictures(found, folder, stem) if config.pictures else {"picture": None, "camera_picture": None}
         predictions.append(
             {
                 "file": found.name, "points": len(found.points), "boxes": found.to_json(), "text": f"{stem}.txt",
                 "kitti": None if found.calibration is None else f"kitti/{stem}.txt",
-                "picture": f"{stem}.png" if config.pictures else None,
+                **pictures,
             }
         )  # fmt: skip
         counts = ", ".join(f"{count} {name}" for name, count in found.counts.items())
@@ -100,9 +102,33 @@ def predict(config: Predict, predictor: DetectorPredictor, trained: Path, files:
         "predictions": predictions,
         "failed": failed,
     }
+    camera = ", of cameras too" if any(one["camera_picture"] for one in predictions) else ""
     kitti = ", kitti/" if any(one["kitti"] for one in predictions) else ""
     return conclude(
         record, folder, len(files), as_json=config.json,
         table=lambda: print_table(("file", "points seen", "boxes", "of which"), rows, right=(1, 2)),
-        written=f"predictions.json, boxes as text{kitti}{' and pictures' if config.pictures else ''}",
+        written=f"predictions.json, boxes as text{kitti}{' and pictures' if config.pictures else ''}{camera}",
     )  # fmt: skip
+
+
+def _pictures(found: DetectionPrediction, folder: Path, stem: str) -> dict[str, str | None]:
+    """STEM.png from above, and STEM_camera.png over the image of the camera where it lies beside the scan.
+
+    Labels that lie beside it are drawn as well. What is broken of these is said, and left out.
+    """
+    labelled = None
+    try:
+        labelled = labels_beside(found.name, found.class_names)
+    except FileFormatError as error:
+        print(f"pctransformer: {error}; no labels are drawn", file=sys.stderr)
+    found.figure(labelled=labelled).savefig(folder / f"{stem}.png", dpi=110)
+    camera = None
+    if found.image_file is not None:
+        try:
+            figure = found.camera_figure(labelled=labelled)
+        except FileFormatError as error:
+            print(f"pctransformer: {error}; there is no picture of the camera", file=sys.stderr)
+        else:
+            camera = f"{stem}_camera.png"
+            figure.savefig(folder / camera, dpi=110)
+    return {"picture": f"{stem}.png", "camera_picture": camera}

@@ -10,7 +10,7 @@ import numpy as np
 
 from pctransformer.datasets.files import FileFormatError
 from pctransformer.datasets.formats.common import decode, read_bytes
-from pctransformer.datasets.kitti.frames import camera_beside
+from pctransformer.datasets.kitti.beside import camera_beside
 from pctransformer.datasets.layouts import existing_folder
 from pctransformer.datasets.lidar_folder import LIDAR_SUFFIXES
 from pctransformer.datasets.lidar_points import read_lidar

@@ -76,7 +76,7 @@ def scan_figure(
     top = height + 1.25
     heading(figure, 0.3, top, title or "seen from above", counts)
     if predicted is not None:
-        _legend(figure, 0.3, top - 0.55, [(name, class_colour(i)) for i, name in enumerate(class_names)])
+        class_legend(figure, 0.3, top - 0.55, class_names)
     return figure
 
 
@@ -92,10 +92,11 @@ def height_colours() -> Any:
     return LinearSegmentedColormap.from_list("height", (GREY, MIDDLE, "#30353c"))
 
 
-def _legend(figure: Figure, left: float, top: float, entries: Sequence[tuple[str, str]]) -> None:
+def class_legend(figure: Figure, left: float, top: float, class_names: Sequence[str]) -> None:
+    """The names of classes in their colours, in a row; `left` and `top` in inches from the lower left corner."""
     across, up = figure.get_size_inches()
-    for name, colour in entries:
-        figure.text(left / across, top / up, name, fontsize=10, color=colour, va="top")
+    for i, name in enumerate(class_names):
+        figure.text(left / across, top / up, name, fontsize=10, color=class_colour(i), va="top")
         left += 0.1 * len(name) + 0.25
 
 

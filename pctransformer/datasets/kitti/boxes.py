@@ -51,6 +51,32 @@ def box_corners(boxes: np.ndarray) -> np.ndarray:
     return np.stack([cos * x - sin * y, sin * x + cos * y, z], axis=-1) + boxes[:, None, :3]
 
 
+def _in_front(
+    begin: np.ndarray, end: np.ndarray, calibration: Calibration
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The parts of lines that lie in front of the camera; of those behind it there is none.
+
+    Args:
+        begin, end: (..., 3) in the rectified camera's frame.
+
+    Returns:
+        begin, end: (..., 3), an end that was behind is moved along its line to where the camera begins to see.
+        there (...,) bool.
+    """
+    depth_begin, depth_end = (
+        points @ calibration.projection[2, :3] + calibration.projection[2, 3] for points in (begin, end)
+    )
+    fall = depth_end - depth_begin
+    share = np.divide(_NEAR - depth_begin, fall, out=np.zeros_like(fall), where=fall != 0)[..., None]
+    crossing = begin + share * (end - begin)
+    front_begin, front_end = depth_begin >= _NEAR, depth_end >= _NEAR
+    return (
+        np.where(front_begin[..., None], begin, crossing),
+        np.where(front_end[..., None], end, crossing),
+        front_begin | front_end,
+    )
+
+
 def box_extents(boxes: np.ndarray, calibration: Calibration) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """The smallest rectangle around each projected box, in the plane of the image, which goes on beyond its edges.
 
@@ -66,18 +92,9 @@ def box_extents(boxes: np.ndarray, calibration: Calibration) -> tuple[np.ndarray
     boxes = np.asarray(boxes, np.float64).reshape(-1, 7)
     corners = calibration.to_camera(box_corners(boxes).reshape(-1, 3)).reshape(-1, 8, 3)
     begin, end = corners[:, _EDGES[:, 0]], corners[:, _EDGES[:, 1]]  # (n, 12, 3)
-    depth_begin, depth_end = (
-        points @ calibration.projection[2, :3] + calibration.projection[2, 3] for points in (begin, end)
-    )
-    # both ends of each edge, moved along it to where the camera begins to see, if they are behind that
-    fall = depth_end - depth_begin
-    share = np.divide(_NEAR - depth_begin, fall, out=np.zeros_like(fall), where=fall != 0)[..., None]
-    crossing = begin + share * (end - begin)
-    front_begin, front_end = depth_begin >= _NEAR, depth_end >= _NEAR
-    points = np.concatenate(
-        [np.where(front_begin[..., None], begin, crossing), np.where(front_end[..., None], end, crossing)], axis=1
-    )
-    there = np.tile(front_begin | front_end, 2)  # (n, 24)
+    begin, end, in_front = _in_front(begin, end, calibration)
+    points = np.concatenate([begin, end], axis=1)
+    there = np.tile(in_front, 2)  # (n, 24)
     pixels = calibration.to_image(points.reshape(-1, 3))[0].reshape(*there.shape, 2)
     low = np.where(there[..., None], pixels, np.inf).min(axis=1, initial=np.inf)
     high = np.where(there[..., None], pixels, -np.inf).max(axis=1, initial=-np.inf)
@@ -104,6 +121,38 @@ def project_boxes(
     low, high = np.clip(low, 0, last), np.clip(high, 0, last)
     seen = there & (high > low).all(axis=1)
     return np.where(seen[:, None], np.concatenate([low, high], axis=1), 0), seen
+
+
+def project_lines(
+    begin: np.ndarray, end: np.ndarray, calibration: Calibration, image_size: tuple[int, int]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Straight lines in space as the image shows them: without what is behind the camera or beyond the image's edges.
+
+    Args:
+        begin, end: (n, 3) in the LiDAR's frame.
+        image_size: width and height, pixels.
+
+    Returns:
+        pixels (n, 2, 2): x and y of both ends of what is seen, from 0 to width - 1 and height - 1; 0 of unseen lines.
+        seen (n,) bool: something of the line is in the image.
+
+    Source: clipping by the shares of a line at which it enters and leaves, Liang and Barsky, 1984.
+    """
+    begin, end, there = _in_front(calibration.to_camera(begin), calibration.to_camera(end), calibration)
+    begin, end = calibration.to_image(begin)[0], calibration.to_image(end)[0]
+    begin, end = (np.where(there[:, None], pixels, 0) for pixels in (begin, end))
+    last, step = np.array(image_size) - 1, end - begin
+    # the shares at which the line crosses each edge's line; one along an edge crosses it never, and is in or out of it
+    along = step == 0
+    divisor = np.where(along, 1, step)
+    one, other = -begin / divisor, (last - begin) / divisor  # (n, 2)
+    inside = (begin >= 0) & (begin <= last)
+    enter = np.where(along, np.where(inside, 0, np.inf), np.minimum(one, other)).max(axis=1, initial=0)
+    leave = np.where(along, 1, np.maximum(one, other)).min(axis=1, initial=1)
+    seen = there & (enter <= leave)
+    shares = np.where(seen[:, None], np.stack([enter, leave], axis=1), 0)[..., None]  # (n, 2, 1)
+    pixels = np.clip(begin[:, None] + shares * step[:, None], 0, last)  # what was moved may be a rounding off the edge
+    return np.where(seen[:, None, None], pixels, 0), seen
 
 
 def to_kitti(

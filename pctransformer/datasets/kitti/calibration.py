@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import struct
 from pathlib import Path
 
 import numpy as np
@@ -141,20 +140,3 @@ def lidar_plane(plane: np.ndarray, calibration: Calibration) -> np.ndarray:
     plane = plane @ calibration.lidar_to_camera
     plane = plane / np.linalg.norm(plane[:3])
     return plane if plane[2] >= 0 else -plane
-
-
-def read_image_size(path: str | Path) -> tuple[int, int]:
-    """Width and height of a PNG, from its header.
-
-    Raises:
-        FileFormatError: the file is missing or no PNG.
-    """
-    path = Path(path)
-    if not path.is_file():
-        raise FileFormatError(path, "there is no such file")
-    with path.open("rb") as file:
-        head = file.read(24)
-    if len(head) < 24 or head[:8] != b"\x89PNG\r\n\x1a\n" or head[12:16] != b"IHDR":
-        raise FileFormatError(path, "this is not a PNG")
-    width, height = struct.unpack(">II", head[16:24])
-    return width, height

@@ -24,9 +24,9 @@ from pctransformer.datasets.kitti.calibration import (
     USUAL_IMAGE_SIZE,
     Calibration,
     read_calibration,
-    read_image_size,
     read_plane,
 )
+from pctransformer.datasets.kitti.images import read_image_size
 from pctransformer.datasets.kitti.objects import KittiObjects, concatenate, read_objects
 
 Split = Literal["train", "val", "trainval", "test"]
@@ -157,24 +157,6 @@ def read_frame(folder: str | Path, name: str, *, part: Literal["training", "test
         plane=read_plane(plane, calibration) if plane.is_file() else None,
         regions=labels.take(unlabelled),
     )
-
-
-def camera_beside(points_file: str | Path) -> tuple[Calibration, tuple[int, int]] | None:
-    """Calibration and image size that lie beside a file of points: velodyne/000134.bin, calib/000134.txt.
-
-    Returns:
-        what `read_frame` reads; None where there is no such calibration, or the points are in a folder of another name
-        than velodyne, velodyne_reduced and so on, so that a file called like that may be anything.
-
-    Raises:
-        FileFormatError: the calibration or the image is broken.
-    """
-    file = Path(points_file)
-    calibration = file.parent.parent / "calib" / f"{file.stem}.txt"
-    image = file.parent.parent / "image_2" / f"{file.stem}.png"
-    if not (file.parent.name.startswith("velodyne") and calibration.is_file()):
-        return None
-    return read_calibration(calibration), read_image_size(image) if image.is_file() else USUAL_IMAGE_SIZE
 
 
 def read_split(folder: str | Path, split: str) -> list[KittiFrame]:

@@ -7,11 +7,13 @@ from pctransformer.datasets.kitti import (
     camera_boxes,
     lidar_boxes,
     project_boxes,
+    project_lines,
     read_calibration,
     to_kitti,
 )
 from pctransformer.datasets.kitti.boxes import box_corners
-from pctransformer.datasets.kitti.calibration import read_image_size, read_plane
+from pctransformer.datasets.kitti.calibration import read_plane
+from pctransformer.datasets.kitti.images import read_image_size
 from pctransformer.datasets.scans import in_box
 from tests.datasets.kitti.files import CALIBRATION, FOCAL, SIZE, calibration, camera_objects
 from tests.real_data import real_data
@@ -81,6 +83,68 @@ def test_boxes_at_the_border_and_behind():
     left, _, right, _ = rectangles[3]
     assert (left, right) == (0, pytest.approx(600 - 1.7 / 5 * FOCAL))  # its far right edge is at 5 m, 1.7 m to the left
     assert project_boxes(np.zeros((0, 7)), PLAIN, SIZE)[0].shape == (0, 4)
+
+
+def test_lines_in_the_image():
+    """Against points that are projected by hand: x = 600 - f y / x, y = 180 - f z / x."""
+    width, height = SIZE
+
+    def at(x, y, z):
+        return [600 - FOCAL * y / x, 180 - FOCAL * z / x]
+
+    edge = 10 * (600 / FOCAL)  # metres to the left at which the image ends, 10 m ahead
+    top = 10 * (180 / FOCAL)
+    lines = np.array(
+        [
+            [[10, 1, 0.5], [20, -2, -1]],  # all of it in the image
+            [[10, 1, 0], [10, 3 * edge, 0]],  # leaves it to the left
+            [[10, 1, 0], [10, 1, 5 * top]],  # leaves it above
+            [[10, 2 * edge, 1], [10, -4 * edge, 1]],  # through it from side to side
+            [[10, 2 * edge, 0], [10, 0, 4 * top]],  # past its upper left corner
+            [[-5, 1, 0], [-5, -1, 0]],  # behind
+            [[10, 0, -1], [-10, 0, -1]],  # from ahead to behind, below the camera
+            [[-3, 40, 0], [-1, 2, 0]],  # behind
+            [[10, 0, 0], [10, 0, 0]],  # a point
+            [[10, 2 * edge, 0], [10, 2 * edge, 0]],  # a point outside
+            [[10, 2 * edge, 1], [10, 2 * edge, -1]],  # upright, outside
+        ]
+    )
+    pixels, seen = project_lines(lines[:, 0], lines[:, 1], PLAIN, SIZE)
+    assert seen.tolist() == [True, True, True, True, False, False, True, False, True, False, False]
+    expected = [
+        [at(10, 1, 0.5), at(20, -2, -1)],
+        [at(10, 1, 0), [0, 180]],
+        [at(10, 1, 0), [at(10, 1, 0)[0], 0]],
+        [[0, 180 - FOCAL / 10], [width - 1, 180 - FOCAL / 10]],
+        [at(10, 0, -1), [600, height - 1]],
+        [[600, 180], [600, 180]],
+    ]
+    np.testing.assert_allclose(pixels[seen], expected, atol=1e-9)
+    assert not pixels[~seen].any()
+    none = project_lines(np.zeros((0, 3)), np.zeros((0, 3)), PLAIN, SIZE)
+    assert (none[0].shape, none[1].shape) == ((0, 2, 2), (0,))
+
+
+def test_lines_are_clipped_where_their_points_leave_the_image():
+    """Of many points along random lines, those in the image lie on what is left of it, and all of it is theirs."""
+    generator = np.random.default_rng(1)
+    ends = generator.uniform([-5, -12, -4], [25, 12, 3], (300, 2, 3))
+    pixels, seen = project_lines(ends[:, 0], ends[:, 1], calibration(), SIZE)
+    assert 50 < seen.sum() < 280
+    last = np.array(SIZE) - 1
+    for line, clipped, there in zip(ends, pixels, seen):
+        places, depth = calibration().to_image(
+            calibration().to_camera(line[0] + np.linspace(0, 1, 2001)[:, None] * (line[1] - line[0]))
+        )
+        inside = places[(depth >= 0.1) & (places >= 0).all(1) & (places <= last).all(1)]
+        if not there:
+            assert len(inside) == 0
+            continue
+        assert (clipped >= 0).all()
+        assert (clipped <= last).all()
+        length = np.linalg.norm(clipped[1] - clipped[0])
+        along = np.linalg.norm(inside - clipped[0], axis=1) + np.linalg.norm(inside - clipped[1], axis=1)
+        np.testing.assert_allclose(along, length, atol=1e-6)  # none is off the line, or beyond its ends
 
 
 def test_detections_for_kitti():
