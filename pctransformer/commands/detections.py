@@ -25,6 +25,8 @@ from pctransformer.training.scans import testing_scans
 from pctransformer.training.settings import DetectionTraining
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from pctransformer.commands.evaluate import Config as Evaluate
     from pctransformer.commands.predict import Config as Predict
 
@@ -114,13 +116,9 @@ def predict(config: Predict, predictor: DetectorPredictor, trained: Path, files:
 def _pictures(found: DetectionPrediction, folder: Path, stem: str) -> dict[str, str | None]:
     """STEM.png from above, and STEM_camera.png over the image of the camera where it lies beside the scan.
 
-    Labels that lie beside it are drawn as well. What is broken of these is said, and left out.
+    Labels that lie beside it are drawn as well. A broken image is said, and left out.
     """
-    labelled = None
-    try:
-        labelled = labels_beside(found.name, found.class_names)
-    except FileFormatError as error:
-        print(f"pctransformer: {error}; no labels are drawn", file=sys.stderr)
+    labelled = labels_to_draw(found)
     found.figure(labelled=labelled).savefig(folder / f"{stem}.png", dpi=110)
     camera = None
     if found.image_file is not None:
@@ -132,3 +130,12 @@ def _pictures(found: DetectionPrediction, folder: Path, stem: str) -> dict[str, 
             camera = f"{stem}_camera.png"
             figure.savefig(folder / camera, dpi=110)
     return {"picture": f"{stem}.png", "camera_picture": camera}
+
+
+def labels_to_draw(found: DetectionPrediction) -> tuple[np.ndarray, np.ndarray] | None:
+    """Boxes and labels that lie beside the scan, see `labels_beside`; broken ones are said, and left out."""
+    try:
+        return labels_beside(found.name, found.class_names)
+    except FileFormatError as error:
+        print(f"pctransformer: {error}; no labels are drawn", file=sys.stderr)
+        return None

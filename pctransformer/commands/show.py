@@ -150,10 +150,11 @@ def _of_segmenter(config: Config, predictor: PartPredictor) -> tuple[str, PointM
 
 
 def _of_detector(config: Config, predictor: DetectorPredictor) -> tuple[str, PointMaps]:
-    """From boxes; similarities are to what is at their middle."""
+    """From boxes, among those that are labelled; similarities are to what is at their middle."""
     import numpy as np
     import torch
 
+    from pctransformer.commands.detections import labels_to_draw
     from pctransformer.visualization.point_maps import BoxView
 
     _refuse(config, "a detector", "category", "target")
@@ -162,9 +163,8 @@ def _of_detector(config: Config, predictor: DetectorPredictor) -> tuple[str, Poi
     )
     numbers = config.query or (0,)
     points = torch.from_numpy(found.points).to(predictor.device)
-    seen = BoxView(
-        found.boxes, found.labels, found.scores, np.zeros((0, 7), np.float32), np.zeros(0, np.int64), found.class_names
-    )
+    true, true_labels = labels_to_draw(found) or (np.zeros((0, 7), np.float32), np.zeros(0, np.int64))
+    seen = BoxView(found.boxes, found.labels, found.scores, true, true_labels, found.class_names)
     said = f"{config.file}: {len(found)} boxes in {len(points)} points"
     if config.method == "features_pca":
         return said, _look(

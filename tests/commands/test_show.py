@@ -13,6 +13,7 @@ from pctransformer.training.settings import DetectionTraining, ScanData, to_json
 from pctransformer.visualization.point_maps import PointMaps
 from pctransformer.visualization.rollout import attention_rollout, layer_attention
 from pctransformer.visualization.sources import attention_layers, pooled_vector
+from tests.datasets.kitti.files import BOXES, write_kitti
 from tests.trained import write_checkpoint, write_part_checkpoint
 
 SCAN = {"point_range": [0, -8, -3, 16, 8, 1], "num_tokens": 64, "num_queries": 12}
@@ -181,3 +182,12 @@ def test_faults_of_the_user(run, cup, tmp_path, capsys, arguments, text):
     assert show(*filled, "--model", run) == 2
     assert text in capsys.readouterr().err
     assert not (run / "maps").exists()
+
+
+def test_labels_beside_a_scan_are_shown_with_what_was_found(detector, tmp_path):
+    model, _ = detector
+    file = write_kitti(tmp_path / "kitti") / "training" / "velodyne" / "000001.bin"
+    assert show(file, "--model", model, "--score", 0, "--to", "npz", "--out", tmp_path / "out") == 0
+    found = PointMaps.load_npz(tmp_path / "out" / "000001.npz").boxes
+    np.testing.assert_allclose(found.true, [box for _, box, _ in BOXES["000001"]], atol=0.02)
+    assert found.true_labels.tolist() == [1, -1]  # a cyclist, and a van, which is no class of the detector
