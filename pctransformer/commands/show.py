@@ -185,10 +185,8 @@ def _of_detector(config: Config, predictor: DetectorPredictor) -> tuple[str, Poi
         )
         title = said.replace(str(config.file), config.file.name)
         maps = _look(config, predictor.model, points, title=title, boxes=seen, **where)
-        if len(numbers) > 1:
-            named_maps = (dataclasses.replace(one, method=f"{one.method} from box {number}") for one in maps.maps)
-            maps = dataclasses.replace(maps, maps=tuple(named_maps))
-        each.append(maps)
+        from_box = tuple(dataclasses.replace(one, box=number) for one in maps.maps)
+        each.append(dataclasses.replace(maps, maps=from_box))
     return said, _joined(each)
 
 

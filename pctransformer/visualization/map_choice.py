@@ -9,9 +9,9 @@ import numpy as np
 
 from pctransformer.visualization.point_maps import PointMap
 
-Field = Literal["method", "layer", "head", "query"]
-FIELDS: tuple[Field, ...] = ("method", "layer", "head", "query")
-KEYS: dict[str, Field] = {"M": "method", "L": "layer", "H": "head", "Q": "query"}
+Field = Literal["method", "layer", "head", "query", "box"]
+FIELDS: tuple[Field, ...] = ("method", "layer", "head", "query", "box")
+KEYS: dict[str, Field] = {"M": "method", "L": "layer", "H": "head", "Q": "query", "B": "box"}
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -33,9 +33,9 @@ class MapChoice:
     def values(self, field: Field) -> list[str | int | None]:
         """All that a field of the maps is: names in the order of the maps, numbers sorted, none first."""
         values = list(dict.fromkeys(getattr(found, field) for found in self.maps))
-        return (
-            sorted(values, key=lambda value: -1 if value is None else value) if field in ("head", "query") else values
-        )
+        if field in ("method", "layer"):
+            return values
+        return sorted(values, key=lambda value: -1 if value is None else value)
 
     def choose(self, field: Field, value: str | int | None) -> MapChoice:
         """Of the maps that have this value, the one that has most else in common with the map shown now.

@@ -13,6 +13,10 @@ from pctransformer.visualization.point_maps import BoxView, PointMaps
 from pctransformer.visualization.style import GREY
 
 Color = tuple[float, float, float]
+_LOOKED_AT = 0.5
+"""Share of what is looked at from a box that is to be seen around it."""
+_LEAST_RADIUS = 12.0
+"""Metres that are to be seen around a box at least."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -22,7 +26,7 @@ class Wire:
     Attributes:
         points, lines: see `box_lines`; z upright.
         color: red, green, blue in [0, 1].
-        words: what stands beside it, perhaps nothing.
+        words: what stands beside it: class and score of a box that was found, nothing at true ones.
     """
 
     points: np.ndarray
@@ -43,8 +47,9 @@ class MapView:
         azimuth_deg, elevation_deg: from where pictures look, and pages and windows in the beginning, see `camera`: from
             the front right, and over scans with boxes from behind, where x points forward.
         middle: (3,) what stands in the middle then.
-        radius: nearly all points are no farther from the middle then, across or upwards; one far off does not make the
-            others small.
+        radius: nearly all points, and all boxes found, are no farther from the middle then, across or upwards; one
+            point far off does not make the others small. Where all maps are from boxes, it is those boxes and most of
+            what is looked at from there.
         dot: width of a dot, in the units of xyz.
         wires: boxes, true ones first.
         legend: what colours of wires mean.
@@ -66,18 +71,42 @@ class MapView:
         azimuth_deg, elevation_deg = (-55.0, 25.0) if point_maps.boxes is None else (195.0, 35.0)
         axes = camera(elevation_deg, azimuth_deg)
         middle, radius = np.zeros(3), 1.0
+        wires, legend = _wires(point_maps.boxes, point_maps.up) if point_maps.boxes is not None else ((), ())
         if len(xyz):
-            low, high = np.quantile(xyz @ axes.T, [0.005, 0.995], axis=0)
+            points, corners = _framed(point_maps, xyz, tuple(wire for wire in wires if wire.words))
+            low, high = np.quantile(points @ axes.T, [0.005, 0.995], axis=0)
+            seen = np.concatenate([corners @ axes.T, [low, high]])
+            low, high = seen.min(0), seen.max(0)
             middle = (low + high) / 2 @ axes
             radius = 1.15 * float((high - low)[:2].max()) / 2
-            radius = min(radius, float(np.abs((xyz - middle) @ axes[:2].T).max())) or 1.0
-        wires, legend = _wires(point_maps.boxes, point_maps.up) if point_maps.boxes is not None else ((), ())
+            everything = np.concatenate([points, corners])
+            radius = min(radius, float(np.abs((everything - middle) @ axes[:2].T).max())) or 1.0
+            if len(corners) and len(points) < len(xyz):
+                radius = max(radius, _LEAST_RADIUS)
         return cls(xyz, azimuth_deg, elevation_deg, middle, radius, _dot(xyz, radius), wires, legend)
+
+    @property
+    def found(self) -> tuple[Wire, ...]:
+        """Boxes that were found, as in `BoxView`."""
+        return tuple(wire for wire in self.wires if wire.words)
 
     @property
     def axes(self) -> np.ndarray:
         """(3, 3) rows of that camera: to the right, up, towards us."""
         return camera(self.elevation_deg, self.azimuth_deg)
+
+
+def _framed(point_maps: PointMaps, xyz: np.ndarray, boxes: tuple[Wire, ...]) -> tuple[np.ndarray, np.ndarray]:
+    """Points (n, 3) and corners of boxes (m, 3) that are to be seen."""
+    sources = [found.box for found in point_maps.maps if found.box is not None]
+    if len(sources) < len(point_maps.maps):
+        return xyz, np.concatenate([np.zeros((0, 3)), *(wire.points for wire in boxes)])
+    rows = []
+    for found in point_maps.maps:
+        order = np.argsort(-found.values, kind="stable")
+        weight = np.cumsum(np.maximum(found.values[order], 0.0), dtype=np.float64)
+        rows.append(order[: int(np.searchsorted(weight, _LOOKED_AT * weight[-1])) + 1])
+    return xyz[np.unique(np.concatenate(rows))], np.concatenate([boxes[source].points for source in sources])
 
 
 def _dot(xyz: np.ndarray, radius: float) -> float:

@@ -88,7 +88,7 @@ def _map(found: PointMap, scaling: Scaling) -> dict[str, Any]:
     scale = color_scale(found.values, scaling)
     shades = np.rint(scale.places(found.values) * (len(color_table()) - 1)).astype(np.uint8)
     about = {field.name: getattr(found, field.name) for field in dataclasses.fields(found) if field.name != "values"}
-    return {**about, "low": scale.low, "high": scale.high, "places": _text(shades)}
+    return {**about, "meaning": found.meaning, "low": scale.low, "high": scale.high, "places": _text(shades)}
 
 
 def _fixed(xyz: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -43,8 +43,10 @@ def write_picture(point_maps: PointMaps, path: str | Path, *, scaling: Scaling =
 def maps_figure(point_maps: PointMaps, *, scaling: Scaling = "percentile") -> tuple[Figure, list[str]]:
     """A panel for each map: the cloud from a fixed camera without perspective, in the colours of the map.
 
-    Below each stand what the map is and a colour bar with its range. The point that is looked from has a green ring,
-    boxes are wires, see `BoxView`; both are drawn over the points, also where they are behind.
+    Below each stand what the map is, a colour bar with its range, and what its values measure; "≤" and "≥" at an end
+    say that some values lie beyond. The point that is looked from has a green ring, broken where other points hide it.
+    Boxes are wires, see `BoxView`, drawn over the points; the box that is looked from is thick and black. In large
+    panels class and score stand beside each box, best scores first, as far as words do not cover others.
 
     Open3D renders without a window. Where it is not installed or cannot render, matplotlib draws: the same picture but
     for the dots, which are fewer where there are many points.
@@ -72,8 +74,8 @@ def maps_figure(point_maps: PointMaps, *, scaling: Scaling = "percentile") -> tu
     line_colors = np.repeat(np.array([wire.color for wire in view.wires]).reshape(-1, 3), 13, axis=0)
     scales = [color_scale(found.values, scaling) for found in maps]
 
-    columns = min(len(maps), 2 if len(maps) <= 4 else 4 if len(maps) <= 16 else 6)
-    side = {1: 6.4, 2: 4.6, 4: 3.2, 6: 2.4}.get(columns, 3.2)  # inches
+    columns = min(len(maps), 3 if len(maps) == 3 else 2 if len(maps) <= 4 else 4 if len(maps) <= 16 else 6)
+    side = {1: 6.4, 2: 4.6, 3: 4.2, 4: 3.2, 6: 2.4}[columns]  # inches
     half = 1.08 * view.radius
     pictures = None
     try:
@@ -85,15 +87,19 @@ def maps_figure(point_maps: PointMaps, *, scaling: Scaling = "percentile") -> tu
         remarks.append(f"the picture is drawn by matplotlib: {error}")
 
     # flat scenes leave room above and below: panels are cut to what is there
-    reach = np.quantile(np.abs(seen[:, 1]), 0.995) if len(seen) else half
+    inside = np.abs(seen[:, 1][np.abs(seen[:, :2]).max(1) < half])
+    reach = np.quantile(inside, 0.995) if len(inside) else half
     tall = float(np.clip(1.15 * max(reach, np.abs(ends[..., 1]).max(initial=0)) / half, 0.3, 1))
 
-    rows, below, top = -(-len(maps) // columns), 0.95, 0.75 if view.legend else 0.55
     width = max(columns * (side + 0.25) + 0.25, 5.0)
-    height = rows * (tall * side + below) + top
+    title = textwrap.wrap(point_maps.title, int(8 * width))
+    top = 0.35 + 0.23 * len(title)
+    rows, below = -(-len(maps) // columns), 1.05
+    height = rows * (tall * side + below) + top + (0.2 if view.legend else 0)
     figure = new_figure(width, height)
-    heading(figure, 0.25, height - 0.15, "\n".join(textwrap.wrap(point_maps.title, int(9 * width))), size=13)
-    _legend(figure, view, 0.25, height - 0.48)
+    heading(figure, 0.25, height - 0.15, "\n".join(title), size=13)
+    _legend(figure, view, 0.25, height - top + 0.1)
+    top += 0.2 if view.legend else 0
     for i, (found, scale) in enumerate(zip(maps, scales)):
         row, column = divmod(i, columns)
         left, bottom = 0.25 + column * (side + 0.25), height - top - row * (tall * side + below) - tall * side
@@ -108,10 +114,15 @@ def maps_figure(point_maps: PointMaps, *, scaling: Scaling = "percentile") -> tu
             plain = kept[:_MAX_DOTS_PLAIN]
             _plain_dots(axes, seen[plain], scale.colors(found.values[plain]), 72 * side * view.dot / (2 * half))
         axes.add_collection(LineCollection(list(ends[..., :2]), colors=line_colors, linewidths=0.7))
+        if found.box is not None:
+            source = view.found[found.box]
+            lines = ((source.points - view.middle) @ view.axes.T)[source.lines][..., :2]
+            axes.add_collection(LineCollection(list(lines), colors="white", linewidths=3.6))
+            axes.add_collection(LineCollection(list(lines), colors="black", linewidths=1.8))
         if found.query is not None:
-            _ring(axes, seen[found.query])
+            _ring(axes, seen[found.query], _is_hidden(seen, found.query, view.dot))
         if side > 4:
-            _words(axes, view)
+            _words(axes, view, found.box)
         _bar(figure, found, scale, left, bottom, side)
     if pictures is None and len(kept) > _MAX_DOTS_PLAIN:
         remarks.append(f"matplotlib draws {_MAX_DOTS_PLAIN} of {len(kept)} points")
@@ -126,21 +137,48 @@ def _plain_dots(axes: Any, seen: np.ndarray, colors: np.ndarray, width: float) -
     axes.scatter(*seen[order, :2].T, c=colors[order], s=width**2, linewidths=0.07 * width, edgecolors=rims)
 
 
-def _ring(axes: Any, at: np.ndarray) -> None:
+def _is_hidden(seen: np.ndarray, row: int, dot: float) -> bool:
+    """Whether the dot of another point lies over the middle of this one."""
+    off = seen - seen[row]
+    return bool(((np.hypot(off[:, 0], off[:, 1]) < dot / 2) & (off[:, 2] > dot)).any())
+
+
+def _ring(axes: Any, at: np.ndarray, is_hidden: bool) -> None:
+    """A ring, in dashes where the point is hidden."""
+    from matplotlib.patches import Circle
+
+    radius = 5 / 72 * np.ptp(axes.get_xlim()) / (axes.get_position().width * axes.figure.get_figwidth())
     for color, width in (("white", 3.6), (_RING, 1.8)):
-        axes.plot(*at[:2], "o", markersize=10, markerfacecolor="none", markeredgecolor=color, markeredgewidth=width)
+        dashes = (0, (2, 1.2)) if is_hidden and color == _RING else "solid"
+        axes.add_patch(
+            Circle(
+                (at[0], at[1]), radius, fill=False, edgecolor=color, linewidth=width, linestyle=dashes, clip_on=False
+            )
+        )
 
 
-def _words(axes: Any, view: MapView) -> None:
-    """What stands at boxes."""
+def _words(axes: Any, view: MapView, source: int | None) -> None:
+    """What stands at boxes: first at the one that is looked from, then at those with the best scores."""
     from matplotlib.patheffects import withStroke
 
-    for wire in view.wires:
+    inches = axes.get_position().width * axes.figure.get_figwidth()
+    (left, right), (low, high) = axes.get_xlim(), axes.get_ylim()
+    size = (right - left) / (72 * inches)  # of 1/72 inch
+    taken = np.zeros((0, 4))  # left, low, right, high
+    order = sorted(range(len(view.found)), key=lambda row: row != source)
+    for row in order:
+        wire = view.found[row]
         x, y, _ = (wire.points[wire.label_at] - view.middle) @ view.axes.T
-        effects = [withStroke(linewidth=2, foreground="white")]
+        font = 8 if row == source else 6.5
+        own = np.array([x, y, x + (0.62 * font * len(wire.words) + 4) * size, y + (font + 3) * size])
+        crosses = (own[:2] < taken[:, 2:]).all(1) & (taken[:, :2] < own[2:]).all(1)
+        if crosses.any() or own[0] < left or own[2] > right or own[1] < low or own[3] > high:
+            continue
+        taken = np.concatenate([taken, own[None]])
         axes.annotate(
-            wire.words, (x, y), (2, 2), textcoords="offset points", fontsize=6, color=wire.color, path_effects=effects,
-            annotation_clip=True,
+            wire.words, (x, y), (2, 2), textcoords="offset points", fontsize=font,
+            color="black" if row == source else wire.color, fontweight="bold" if row == source else "normal",
+            path_effects=[withStroke(linewidth=2, foreground="white")],
         )  # fmt: skip
 
 
@@ -151,12 +189,22 @@ def _bar(figure: Figure, found: PointMap, scale: ColorScale, left: float, bottom
     bar = place(figure, left + 0.15 * side, bottom - 0.18, 0.7 * side, 0.1)
     bar.set_axis_off()
     bar.imshow(scale.colors(np.linspace(scale.low, scale.high, 256))[None], aspect="auto")
-    for share, value in ((0.15, scale.low), (0.5, (scale.low + scale.high) / 2), (0.85, scale.high)):
+    below = "≤ " if (found.values < scale.low).any() else ""
+    above = "≥ " if (found.values > scale.high).any() else ""
+    middle = (scale.low + scale.high) / 2
+    for share, number in (
+        (0.15, f"{below}{scale.low:.3g}"),
+        (0.5, f"{middle:.3g}"),
+        (0.85, f"{above}{scale.high:.3g}"),
+    ):
         at = (left + share * side) / width, (bottom - 0.22) / height
-        figure.text(*at, f"{value:.3g}", ha="center", va="top", fontsize=size - 1, color=DARK)
+        figure.text(*at, number, ha="center", va="top", fontsize=size - 1, color=DARK)
     words = "\n".join(textwrap.wrap(found.name, int(side * 120 / size))[:2])
     at = (left + side / 2) / width, (bottom - 0.4) / height
     figure.text(*at, words, ha="center", va="top", fontsize=size)
+    at = (left + side / 2) / width, (bottom - 0.44 - 1.25 * size / 72 * (1 + words.count("\n"))) / height
+    meaning = "\n".join(textwrap.wrap(found.meaning, int(side * 130 / size)))
+    figure.text(*at, meaning, ha="center", va="top", fontsize=size - 1, color=DARK)
 
 
 def _legend(figure: Figure, view: MapView, left: float, top: float) -> None:

@@ -15,7 +15,7 @@ from pctransformer.visualization.map_view import MapView
 from pctransformer.visualization.point_maps import PointMaps
 
 _HELP = """Drag: turn. Ctrl and drag: move. Wheel: nearer.
-Keys: M values, L layer, H head, Q query point.
+Keys: M values, L layer, H head, Q query point, B box.
 Click: look from there, if there is a map of it."""
 _OPENING_DEG = 35.0
 _RING = (0.04, 0.49, 0.17)
@@ -97,7 +97,7 @@ class _Window:
         bar: Any = np.tile(shades[None], (14, 1, 1))  # (14, 256, 3)
         self.bar.update_image(open3d.geometry.Image(bar))
         self.name.text = found.name
-        self.range.text = f"{scale.low:.4g} to {scale.high:.4g}, {self.scaling}; darker is more"
+        self.range.text = f"{scale.low:.4g} to {scale.high:.4g}, {self.scaling}; darker is more\n{found.meaning}"
         self.window.set_needs_layout()
         self.scene.force_redraw()
 

@@ -21,6 +21,15 @@ from pctransformer.datasets.formats.tables import read_npz_arrays
 from pctransformer.visualization.clouds import Up
 from pctransformer.visualization.color_scale import ColorScale, Scaling, color_scale
 
+_MEANINGS = {
+    "attention": "each point's share of the attention",
+    "rollout": "each point's share of the attention",
+    "gradient attention": "each point's share of the attention that raises the score",
+    "grad cam": "how far the features there raise the score",
+    "saliency": "how fast the score changes as the point moves",
+    "similarity": "cosine between features",
+}
+
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class PointMap:
@@ -32,6 +41,7 @@ class PointMap:
         head: which of its heads; None: their mean, or the layer has none.
         query: row of the point that is looked from; None: the vector that is classified, or all points together.
         method: how values were made, in a word or two, for instance "attention" or "rollout".
+        box: row of the found box that is looked from, see `BoxView`; None: it is none.
     """
 
     values: np.ndarray
@@ -39,12 +49,13 @@ class PointMap:
     head: int | None
     query: int | None
     method: str
+    box: int | None = None
 
     def __post_init__(self) -> None:
         _check_floats(self.values, "values", 1)
         if self.layer == "":
             raise ValueError("layer must be a name, or None for all layers together, got an empty string")
-        for name, number in (("head", self.head), ("query", self.query)):
+        for name, number in (("head", self.head), ("query", self.query), ("box", self.box)):
             if number is not None and number < 0:
                 raise ValueError(f"{name} must be at least 0, or None, got {number}")
         if self.query is not None and self.query >= len(self.values):
@@ -63,7 +74,13 @@ class PointMap:
         parts = [self.method, self.layer or "all layers"]
         parts += [] if self.head is None else [f"head {self.head}"]
         parts += [] if self.query is None else [f"from point {self.query}"]
+        parts += [] if self.box is None else [f"from box {self.box}"]
         return ", ".join(parts)
+
+    @property
+    def meaning(self) -> str:
+        """What the values measure, for a person who does not know the method; empty for methods of one's own."""
+        return _MEANINGS.get(self.method, "")
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -130,6 +147,9 @@ class PointMaps:
         for i, found in enumerate(self.maps):
             if len(found.values) != len(self.xyz):
                 raise ValueError(f"maps[{i}] has {len(found.values)} values, but there are {len(self.xyz)} points")
+            boxes = 0 if self.boxes is None else len(self.boxes.found)
+            if found.box is not None and found.box >= boxes:
+                raise ValueError(f"maps[{i}] is from box {found.box}, but there are {boxes} found boxes")
         if self.up not in ("y", "z"):
             raise ValueError(f'up must be "y" or "z", got {self.up!r}')
 
@@ -140,7 +160,7 @@ class PointMaps:
         """Write all numbers and names to a compressed .npz file, as a whole or not at all.
 
         Its arrays are: xyz (N, 3) and values (M, N) float32; layer (M,) and method (M,) text, an empty layer for all
-        together; head and query (M,) int64, -1 for none; title and up; and, where there are boxes, box_found,
+        together; head, query and box (M,) int64, -1 for none; title and up; and, where there are boxes, box_found,
         box_labels, box_scores, box_true, box_true_labels, box_class_names.
         """
         columns = {
@@ -150,6 +170,7 @@ class PointMaps:
             "head": np.array([-1 if found.head is None else found.head for found in self.maps], np.int64),
             "query": np.array([-1 if found.query is None else found.query for found in self.maps], np.int64),
             "method": np.array([found.method for found in self.maps]),
+            "box": np.array([-1 if found.box is None else found.box for found in self.maps], np.int64),
             "title": np.array(self.title),
             "up": np.array(self.up),
         }
@@ -169,8 +190,10 @@ class PointMaps:
         """
         columns = read_npz_arrays(path)
         try:
-            head, query = ([n if n >= 0 else None for n in columns[name].tolist()] for name in ("head", "query"))
-            about = zip(columns["values"], columns["layer"].tolist(), head, query, columns["method"].tolist())
+            head, query, box = (
+                [n if n >= 0 else None for n in columns[name].tolist()] for name in ("head", "query", "box")
+            )
+            about = zip(columns["values"], columns["layer"].tolist(), head, query, columns["method"].tolist(), box)
             return cls(
                 columns["xyz"],
                 tuple(PointMap(values, layer or None, *rest) for values, layer, *rest in about),

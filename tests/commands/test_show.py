@@ -132,7 +132,7 @@ def test_a_box_of_a_scan(detector, tmp_path, capsys):
     assert show(scan, "--model", model, *options) == 0
     found = PointMaps.load_npz(tmp_path / "out" / "scan.npz")
     assert len(found.boxes.found) == 12
-    assert [one.method for one in found.maps] == ["rollout from box 2", "rollout from box 5"]
+    assert [(one.method, one.box) for one in found.maps] == [("rollout", 2), ("rollout", 5)]
     for one in found.maps:
         assert one.values.sum() == pytest.approx(1, abs=1e-4)
     assert np.abs(found.maps[0].values - found.maps[1].values).max() > 1e-5

@@ -9,6 +9,7 @@ from matplotlib.image import imread
 
 from pctransformer.visualization import maps_picture as module
 from pctransformer.visualization import offscreen
+from pctransformer.visualization.clouds import camera
 from pctransformer.visualization.color_scale import color_table
 from pctransformer.visualization.map_view import MapView
 from pctransformer.visualization.maps_picture import maps_figure, write_picture
@@ -69,7 +70,8 @@ def test_the_range_is_stated(monkeypatch):
     maps = cloud(maps=1)
     figure, _ = maps_figure(maps, scaling="linear")
     low, high = maps.maps[0].values.min(), maps.maps[0].values.max()
-    assert texts(figure)[-4:-1] == [f"{value:.3g}" for value in (low, (low + high) / 2, high)]
+    assert texts(figure)[-5:-2] == [f"{value:.3g}" for value in (low, (low + high) / 2, high)]
+    assert texts(figure)[-1] == "each point's share of the attention"
     bar = figure.axes[1].images[0].get_array()
     np.testing.assert_allclose(bar[0, [0, -1]], color_table()[[0, -1]], atol=1e-6)
 
@@ -80,9 +82,10 @@ def test_ring_round_the_point_and_wires_of_boxes(monkeypatch):
     figure, _ = maps_figure(maps)
     view = MapView.of(maps)
     panel = figure.axes[0]
-    for ring in panel.lines:
-        expected = (view.xyz[17] - view.middle) @ view.axes.T
-        assert [ring.get_xdata()[0], ring.get_ydata()[0]] == pytest.approx(expected[:2].tolist())
+    expected = (view.xyz[17] - view.middle) @ view.axes.T
+    assert len(panel.patches) == 2  # white below green
+    for ring in panel.patches:
+        assert list(ring.center) == pytest.approx(expected[:2].tolist())
     (wires,) = [found for found in panel.collections if len(found.get_paths()) == 26]
     assert [tuple(np.round(255 * color[:3]).astype(int)) for color in wires.get_colors()[[0, -1]]] == [
         (0x2E, 0x8B, 0x57),
@@ -90,6 +93,47 @@ def test_ring_round_the_point_and_wires_of_boxes(monkeypatch):
     ]
     assert "Cyclist 0.75" in [text.get_text() for text in panel.texts]
     assert {"labelled", "found Cyclist"} <= set(texts(figure))
+
+
+def test_values_beyond_the_colour_bar_are_said(monkeypatch):
+    monkeypatch.setattr(module, "render", refuse)
+    words = texts(maps_figure(cloud(maps=1))[0])
+    assert [text[0] for text in words[-5:-2]].count("≤") == [text[0] for text in words[-5:-2]].count("≥") == 1
+
+
+def test_ring_of_a_hidden_point_is_broken(monkeypatch):
+    """Two points on a line to the camera, and four that frame them."""
+    monkeypatch.setattr(module, "render", refuse)
+    axes = camera(25.0, -55.0)
+    line = np.stack([axes[2], -axes[2], axes[0], -axes[0], axes[1], -axes[1]]).astype(np.float32)
+    styles = []
+    for query in (0, 1):
+        found = PointMap(np.arange(6, dtype=np.float32), None, None, query, "rollout")
+        panel = maps_figure(PointMaps(line, (found,), "a line"))[0].axes[0]
+        styles.append(panel.patches[-1].get_linestyle())
+    assert styles[0] in ("-", "solid")
+    assert styles[1] not in ("-", "solid")
+
+
+def test_box_that_is_looked_from(monkeypatch):
+    """It is black, has its words, and the picture shows what is near, however far other points are."""
+    monkeypatch.setattr(module, "render", refuse)
+    maps = cloud(maps=1)
+    far = maps.xyz.copy()
+    far[:, 0] = np.linspace(-200, 200, len(far))
+    values = (np.abs(far[:, 0]) < 5).astype(np.float32)
+    two = np.array([[0, 0, 0, 1, 1, 1, 0], [0, 0, 0, 1.1, 1, 1, 0]], np.float32)
+    seen = BoxView(two, np.array([0, 1]), np.array([0.9, 0.8], np.float32), two[:0], np.zeros(0, np.int64), ("A", "B"))
+    found = dataclasses.replace(maps.maps[0], values=values, query=None, box=1)
+    looked = PointMaps(far, (found,), "far", seen)
+    panel = maps_figure(looked)[0].axes[0]
+    assert [text.get_text() for text in panel.texts] == ["B 0.80"]  # that of A stands in the same place
+    black = [lines for lines in panel.collections if np.allclose(lines.get_edgecolors()[:, :3], 0)]
+    assert len(black) == 1
+    assert len(black[0].get_paths()) == 13
+    assert MapView.of(looked).radius == 12
+    whole = dataclasses.replace(looked, maps=(dataclasses.replace(found, box=None),))
+    assert MapView.of(whole).radius > 40
 
 
 def test_what_is_left_out_is_said(monkeypatch):

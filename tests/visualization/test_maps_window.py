@@ -52,6 +52,7 @@ def test_steps_go_through_all_values_and_begin_again():
         "layer": [None, "b", "a"],
         "head": [None, 0, 1],
         "query": [None, 3, 7],
+        "box": [None],
     }
     for field in KEYS.values():
         seen, values = chosen, []
