@@ -55,6 +55,9 @@ class Config:
     """A picture, a page to turn in a browser, coloured points or numbers to write, or a window of Open3D to open."""
     out: Annotated[Path | None, arg(metavar="FOLDER")] = None
     """New folder for them. By default `maps` in the run's folder, numbered."""
+    scaling: Literal["percentile", "sigmoid", "linear"] = "percentile"
+    """Which colours values get: evenly but for the one in a hundred beyond the ends of the colour bar, by an S-shaped
+    curve around their mean, or evenly from one end to the other."""
     up: Literal["y", "z"] = "z"
     """The axis that stands upright in the picture."""
     not_finite: Literal["error", "drop"] = "error"
@@ -95,7 +98,7 @@ def run(config: Config) -> int:
     folder = make_folder(config.out, checkpoint, "maps") if forms else None
     files = [] if folder is None else [folder / f"{config.file.stem}.{form}" for form in forms]
     for file in files:
-        for remark in write(maps, file):
+        for remark in write(maps, file, scaling=config.scaling):
             print(remark)
     if config.method in ("rollout", "last_layer", "layer", "class_token", "gradient_attention"):
         from pctransformer.visualization.rollout import half_of_weight
@@ -110,7 +113,7 @@ def run(config: Config) -> int:
     if "window" in config.to:
         from pctransformer.visualization.maps_window import show_window
 
-        show_window(maps)
+        show_window(maps, scaling=config.scaling)
     return 0
 
 

@@ -6,7 +6,7 @@ al., SST, 2022, arXiv:2112.06375, and Wang et al., DSVT, 2023, arXiv:2301.06051,
 A small PointNet makes a token of every cell that holds points. Tokens attend to those in their window, regular and
 shifted windows taking turns; then each box of eight cells becomes one, and again, until one window holds the shape. The
 stages are those of Swin-T in its three dimensions: 56, 28, 14 and 7 cells along each side, windows of 7, two, two, six
-and two blocks. Most cells of a shape are empty and cost nothing: of 1024 points some 600 cells of the first stage are
+and two blocks. Most cells of a shape are empty and cost nothing: of 1024 points some 750 cells of the first stage are
 occupied, of 175 616.
 
 What differs here: tokens are half as wide as Swin's. In front of each attention a submanifold convolution carries what

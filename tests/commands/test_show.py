@@ -73,6 +73,16 @@ def test_files_say_what_the_maps_say(run, cup, capsys):
     np.testing.assert_allclose(columns[:, 3], expected, rtol=1e-4, atol=1e-7)
 
 
+def test_colours_are_chosen(run, cup, tmp_path):
+    for scaling in ("percentile", "sigmoid"):
+        assert show(cup, "--model", run, "--to", "ply", "--scaling", scaling, "--out", tmp_path / scaling) == 0
+    assert show(cup, "--model", run, "--to", "npz", "--out", tmp_path / "numbers") == 0
+    (only,) = PointMaps.load_npz(tmp_path / "numbers" / "cup.npz").maps
+    for scaling in ("percentile", "sigmoid"):
+        written = read_points(tmp_path / scaling / "cup.ply", features=("red", "green", "blue"))[:, 3:]
+        np.testing.assert_allclose(written, 255 * only.colors(scaling)[0], atol=0.5)
+
+
 def test_layers_and_heads(run, cup, tmp_path):
     assert show(cup, "--model", run, "--method", "layer", "--to", "npz", "--out", tmp_path / "all") == 0
     found = PointMaps.load_npz(tmp_path / "all" / "cup.npz")
