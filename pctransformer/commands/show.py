@@ -60,6 +60,8 @@ class Config:
     curve around their mean, or evenly from one end to the other."""
     up: Literal["y", "z"] = "z"
     """The axis that stands upright in the picture."""
+    whole: bool = False
+    """Let the picture of a scan show all of it, not only the boxes at --query and what they look at."""
     not_finite: Literal["error", "drop"] = "error"
     """What to do with points that are NaN or infinite, as depth cameras write them."""
     device: str = "auto"
@@ -98,7 +100,7 @@ def run(config: Config) -> int:
     folder = make_folder(config.out, checkpoint, "maps") if forms else None
     files = [] if folder is None else [folder / f"{config.file.stem}.{form}" for form in forms]
     for file in files:
-        for remark in write(maps, file, scaling=config.scaling):
+        for remark in write(maps, file, scaling=config.scaling, whole=config.whole):
             print(remark)
     if config.method in ("rollout", "last_layer", "layer", "class_token", "gradient_attention"):
         from pctransformer.visualization.rollout import half_of_weight
@@ -113,7 +115,7 @@ def run(config: Config) -> int:
     if "window" in config.to:
         from pctransformer.visualization.maps_window import show_window
 
-        show_window(maps, scaling=config.scaling)
+        show_window(maps, scaling=config.scaling, whole=config.whole)
     return 0
 
 

@@ -65,15 +65,20 @@ class MapView:
     legend: tuple[tuple[str, Color], ...]
 
     @classmethod
-    def of(cls, point_maps: PointMaps) -> MapView:
-        """How maps are drawn, whatever draws them."""
+    def of(cls, point_maps: PointMaps, *, whole: bool = False) -> MapView:
+        """How maps are drawn, whatever draws them.
+
+        Args:
+            point_maps: the cloud and its maps.
+            whole: whether all of the cloud is to be seen also where all maps are from boxes.
+        """
         xyz = upright(point_maps.xyz, point_maps.up)
         azimuth_deg, elevation_deg = (-55.0, 25.0) if point_maps.boxes is None else (195.0, 35.0)
         axes = camera(elevation_deg, azimuth_deg)
         middle, radius = np.zeros(3), 1.0
         wires, legend = _wires(point_maps.boxes, point_maps.up) if point_maps.boxes is not None else ((), ())
         if len(xyz):
-            points, corners = _framed(point_maps, xyz, tuple(wire for wire in wires if wire.words))
+            points, corners = _framed(point_maps, xyz, tuple(wire for wire in wires if wire.words), whole)
             low, high = np.quantile(points @ axes.T, [0.005, 0.995], axis=0)
             seen = np.concatenate([corners @ axes.T, [low, high]])
             low, high = seen.min(0), seen.max(0)
@@ -96,10 +101,12 @@ class MapView:
         return camera(self.elevation_deg, self.azimuth_deg)
 
 
-def _framed(point_maps: PointMaps, xyz: np.ndarray, boxes: tuple[Wire, ...]) -> tuple[np.ndarray, np.ndarray]:
+def _framed(
+    point_maps: PointMaps, xyz: np.ndarray, boxes: tuple[Wire, ...], whole: bool
+) -> tuple[np.ndarray, np.ndarray]:
     """Points (n, 3) and corners of boxes (m, 3) that are to be seen."""
     sources = [found.box for found in point_maps.maps if found.box is not None]
-    if len(sources) < len(point_maps.maps):
+    if whole or len(sources) < len(point_maps.maps):
         return xyz, np.concatenate([np.zeros((0, 3)), *(wire.points for wire in boxes)])
     rows = []
     for found in point_maps.maps:

@@ -20,7 +20,9 @@ MAX_POINTS = 2_000_000
 """More points than this are refused: a page of that size opens slowly, and turns slowly."""
 
 
-def write_page(point_maps: PointMaps, path: str | Path, *, scaling: Scaling = "percentile") -> None:
+def write_page(
+    point_maps: PointMaps, path: str | Path, *, scaling: Scaling = "percentile", whole: bool = False
+) -> None:
     """Write a page that shows one map at a time: turned by the mouse, chosen by values, layer, head and query point.
 
     A click on a point looks from there where there is a map of it. Boxes are wires with the names of their classes.
@@ -32,6 +34,7 @@ def write_page(point_maps: PointMaps, path: str | Path, *, scaling: Scaling = "p
         point_maps: the cloud and its maps; the first is shown first.
         path: of the file; one that is there already is replaced.
         scaling: see `ColorScale`; each map has its own range, stated at its colour bar.
+        whole: what is seen in the beginning, see `MapView.of`.
 
     Raises:
         ValueError: there are more than `MAX_POINTS` points.
@@ -43,13 +46,15 @@ def write_page(point_maps: PointMaps, path: str | Path, *, scaling: Scaling = "p
         )
     template = resources.files("pctransformer.visualization").joinpath("maps_page.html").read_text("utf-8")
     # "<" never stands in JSON but within its strings: escaped, no title can end the script that holds the data
-    data = json.dumps(page_data(point_maps, scaling), separators=(",", ":"), allow_nan=False).replace("<", "\\u003c")
+    data = json.dumps(page_data(point_maps, scaling, whole), separators=(",", ":"), allow_nan=False).replace(
+        "<", "\\u003c"
+    )
     replace_file(path, template.replace("DATA", data, 1).encode())
 
 
-def page_data(point_maps: PointMaps, scaling: Scaling) -> dict[str, Any]:
+def page_data(point_maps: PointMaps, scaling: Scaling, whole: bool = False) -> dict[str, Any]:
     """What the page's script reads: plain numbers and words, arrays as base64 of little-endian bytes."""
-    view = MapView.of(point_maps)
+    view = MapView.of(point_maps, whole=whole)
     low, step, fixed = _fixed(view.xyz)
     return {
         "title": point_maps.title,

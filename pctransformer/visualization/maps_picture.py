@@ -27,20 +27,24 @@ _DPI = 150
 _RING = "#0a7d2c"
 
 
-def write_picture(point_maps: PointMaps, path: str | Path, *, scaling: Scaling = "percentile") -> list[str]:
+def write_picture(
+    point_maps: PointMaps, path: str | Path, *, scaling: Scaling = "percentile", whole: bool = False
+) -> list[str]:
     """Write a PNG, see `maps_figure`; the same on every run with the same renderer.
 
     Returns:
         remarks for the user: what was left out, and what stood in for Open3D's renderer and why.
     """
-    figure, remarks = maps_figure(point_maps, scaling=scaling)
+    figure, remarks = maps_figure(point_maps, scaling=scaling, whole=whole)
     content = io.BytesIO()
     figure.savefig(content, format="png", dpi=_DPI)
     replace_file(path, content.getvalue())
     return remarks
 
 
-def maps_figure(point_maps: PointMaps, *, scaling: Scaling = "percentile") -> tuple[Figure, list[str]]:
+def maps_figure(
+    point_maps: PointMaps, *, scaling: Scaling = "percentile", whole: bool = False
+) -> tuple[Figure, list[str]]:
     """A panel for each map: the cloud from a fixed camera without perspective, in the colours of the map.
 
     Below each stand what the map is, a colour bar with its range, and what its values measure; "≤" and "≥" at an end
@@ -54,6 +58,7 @@ def maps_figure(point_maps: PointMaps, *, scaling: Scaling = "percentile") -> tu
     Args:
         point_maps: the cloud and its maps, of which the first `MAX_PANELS` are shown.
         scaling: see `ColorScale`; each map has its own range.
+        whole: see `MapView.of`.
 
     Returns:
         the figure, and remarks as of `write_picture`.
@@ -64,7 +69,7 @@ def maps_figure(point_maps: PointMaps, *, scaling: Scaling = "percentile") -> tu
     maps = point_maps.maps[:MAX_PANELS]
     if len(maps) < len(point_maps.maps):
         remarks.append(f"the picture shows the first {len(maps)} of {len(point_maps.maps)} maps")
-    view = MapView.of(point_maps)
+    view = MapView.of(point_maps, whole=whole)
     kept = np.random.default_rng(0).permutation(len(view.xyz))[:MAX_DOTS]
     if len(kept) < len(view.xyz):
         remarks.append(f"the picture shows {len(kept)} of {len(view.xyz)} points, drawn by chance")

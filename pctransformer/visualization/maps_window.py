@@ -11,8 +11,8 @@ import numpy as np
 from pctransformer.errors import UserError
 from pctransformer.visualization.color_scale import Scaling, color_scale
 from pctransformer.visualization.map_choice import KEYS, MapChoice, point_under
-from pctransformer.visualization.map_view import MapView
-from pctransformer.visualization.point_maps import PointMaps
+from pctransformer.visualization.map_view import Color, MapView, Wire
+from pctransformer.visualization.point_maps import PointMap, PointMaps
 
 _HELP = """Drag: turn. Ctrl and drag: move. Wheel: nearer.
 Keys: M values, L layer, H head, Q query point, B box.
@@ -21,15 +21,17 @@ _OPENING_DEG = 35.0
 _RING = (0.04, 0.49, 0.17)
 
 
-def show_window(point_maps: PointMaps, *, scaling: Scaling = "percentile") -> None:
+def show_window(point_maps: PointMaps, *, scaling: Scaling = "percentile", whole: bool = False) -> None:
     """Open a window and return when it is closed.
 
     The cloud is turned by the mouse. Keys go through values, layers, heads and query points; a click on a point looks
-    from there where there is a map of it. A green ball marks the point that is looked from, boxes are wires.
+    from there where there is a map of it. A green ball marks the point that is looked from. Boxes are wires with their
+    classes and scores, black the one that is looked from.
 
     Args:
         point_maps: the cloud and its maps; the first is shown first.
         scaling: see `ColorScale`; each map has its own range.
+        whole: what is seen in the beginning, see `MapView.of`.
 
     Raises:
         UserError: Open3D is not installed, or there is no display.
@@ -45,22 +47,26 @@ def show_window(point_maps: PointMaps, *, scaling: Scaling = "percentile") -> No
 
     application = Application.instance
     application.initialize()
-    _Window(point_maps, scaling)
+    _Window(point_maps, scaling, whole)
     application.run()
 
 
 class _Window:
     """The window and what happens in it; what is chosen by keys and clicks is `MapChoice`'s."""
 
-    def __init__(self, point_maps: PointMaps, scaling: Scaling) -> None:
+    def __init__(self, point_maps: PointMaps, scaling: Scaling, whole: bool) -> None:
         from open3d.visualization import gui, rendering
 
-        self.view, self.scaling, self.choice = MapView.of(point_maps), scaling, MapChoice(point_maps.maps)
+        self.view, self.scaling = MapView.of(point_maps, whole=whole), scaling
+        self.choice = MapChoice(point_maps.maps)
         self.pressed_at: tuple[int, int] | None = None
         self.window = gui.Application.instance.create_window(point_maps.title, 1100, 800)
         self.scene = gui.SceneWidget()
         self.scene.scene = rendering.Open3DScene(self.window.renderer)
         prepare_scene(self.scene.scene, self.view)
+        for wire in self.view.found:
+            label = self.scene.add_3d_label(wire.points[wire.label_at].astype(np.float32), wire.words)
+            label.color = gui.Color(*wire.color)
         em = self.window.theme.font_size
         self.panel = gui.Vert(0.3 * em, gui.Margins(0.6 * em, 0.6 * em, 0.6 * em, 0.6 * em))
         self.name, self.bar, self.range = gui.Label(""), gui.ImageWidget(), gui.Label("")
@@ -92,7 +98,7 @@ class _Window:
 
         found = self.choice.map
         scale = color_scale(found.values, self.scaling)
-        show_map(self.scene.scene, self.view, scale.colors(found.values), found.query, self.window.scaling)
+        show_map(self.scene.scene, self.view, scale.colors(found.values), found, self.window.scaling)
         shades = np.rint(255 * scale.colors(np.linspace(scale.low, scale.high, 256))).astype(np.uint8)
         bar: Any = np.tile(shades[None], (14, 1, 1))  # (14, 256, 3)
         self.bar.update_image(open3d.geometry.Image(bar))
@@ -134,7 +140,6 @@ class _Window:
 
 def prepare_scene(scene: Any, view: MapView) -> None:
     """Boxes as wires in an empty `Open3DScene`, on white, with colours as they are given."""
-    import open3d
     from open3d.visualization.rendering import MaterialRecord
 
     scene.set_background([1.0, 1.0, 1.0, 1.0])
@@ -142,27 +147,35 @@ def prepare_scene(scene: Any, view: MapView) -> None:
     material = MaterialRecord()
     material.shader, material.line_width = "unlitLine", 1.0
     for i, wire in enumerate(view.wires):
-        lines = open3d.geometry.LineSet(
-            open3d.utility.Vector3dVector(wire.points), open3d.utility.Vector2iVector(wire.lines.astype(np.int32))
-        )
-        lines.paint_uniform_color(wire.color)
-        scene.add_geometry(f"box {i}", lines, material)
+        scene.add_geometry(f"box {i}", _line_set(wire, wire.color), material)
 
 
-def show_map(scene: Any, view: MapView, colors: np.ndarray, query: int | None, scaling: float = 1.0) -> None:
-    """The cloud in these colours (N, 3), and a ball at the point that is looked from, instead of those before.
+def _line_set(wire: Wire, color: Color) -> Any:
+    import open3d
+
+    lines = open3d.geometry.LineSet(
+        open3d.utility.Vector3dVector(wire.points), open3d.utility.Vector2iVector(wire.lines.astype(np.int32))
+    )
+    lines.paint_uniform_color(color)
+    return lines
+
+
+def show_map(scene: Any, view: MapView, colors: np.ndarray, found: PointMap, scaling: float = 1.0) -> None:
+    """The cloud in these colours (N, 3), and a ball at the point, or black wires at the box, that is looked from.
+
+    They take the place of those before.
 
     Args:
         scene: `Open3DScene` of `prepare_scene`.
         view: the cloud.
         colors: (N, 3) in [0, 1].
-        query: row of a point, or None.
+        found: the map, which says from where it looks.
         scaling: pixels of the screen for one of a usual screen.
     """
     import open3d
     from open3d.visualization.rendering import MaterialRecord
 
-    for name in ("points", "query"):
+    for name in ("points", "query", "source"):
         scene.remove_geometry(name)
     material = MaterialRecord()
     material.shader = "defaultUnlit"
@@ -170,10 +183,14 @@ def show_map(scene: Any, view: MapView, colors: np.ndarray, query: int | None, s
     cloud = open3d.geometry.PointCloud(open3d.utility.Vector3dVector(view.xyz))
     cloud.colors = open3d.utility.Vector3dVector(colors.astype(np.float64))
     scene.add_geometry("points", cloud, material)
-    if query is not None:
+    if found.box is not None:
+        wires = MaterialRecord()
+        wires.shader, wires.line_width = "unlitLine", 3.0 * scaling
+        scene.add_geometry("source", _line_set(view.found[found.box], (0.0, 0.0, 0.0)), wires)
+    if found.query is not None:
         ball = open3d.geometry.TriangleMesh.create_sphere(
             float(np.clip(0.9 * view.dot, 0.012 * view.radius, 0.022 * view.radius))
         )
-        ball.translate(view.xyz[query])
+        ball.translate(view.xyz[found.query])
         ball.paint_uniform_color(_RING)
         scene.add_geometry("query", ball, material)

@@ -18,7 +18,9 @@ from pctransformer.visualization.point_maps import PointMaps
 SUFFIXES = (".png", ".html", ".ply", ".npz")
 
 
-def write(point_maps: PointMaps, path: str | Path, *, scaling: Scaling = "percentile") -> list[str]:
+def write(
+    point_maps: PointMaps, path: str | Path, *, scaling: Scaling = "percentile", whole: bool = False
+) -> list[str]:
     """Write maps of points; the file's name says how. A file that is there already is replaced.
 
     - .png: a picture with a panel for each map, see `maps_picture.write_picture`.
@@ -30,6 +32,8 @@ def write(point_maps: PointMaps, path: str | Path, *, scaling: Scaling = "percen
         point_maps: the cloud and its maps.
         path: where to; its folder must exist.
         scaling: how values become colours, see `color_scale.ColorScale`.
+        whole: whether pictures and pages show all of the cloud also where all maps are from boxes, else what is near
+            these.
 
     Returns:
         remarks for the user, for instance that a plainer renderer was taken; mostly none.
@@ -46,11 +50,11 @@ def write(point_maps: PointMaps, path: str | Path, *, scaling: Scaling = "percen
         case ".png":
             from pctransformer.visualization.maps_picture import write_picture
 
-            return write_picture(point_maps, path, scaling=scaling)
+            return write_picture(point_maps, path, scaling=scaling, whole=whole)
         case ".html":
             from pctransformer.visualization.maps_page import write_page
 
-            write_page(point_maps, path, scaling=scaling)
+            write_page(point_maps, path, scaling=scaling, whole=whole)
         case ".ply":
             write_maps_ply(point_maps, path, scaling=scaling)
         case _:

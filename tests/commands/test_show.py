@@ -1,5 +1,7 @@
 """The command: every form, from where one asks, on classifiers, parts and scans, and what it refuses."""
 
+import re
+
 import numpy as np
 import pytest
 import torch
@@ -10,6 +12,7 @@ from pctransformer.datasets import read_points, write_ply
 from pctransformer.models import create_model
 from pctransformer.models.tensor_file import write_tensors
 from pctransformer.training.settings import DetectionTraining, ScanData, to_json
+from pctransformer.visualization.map_view import MapView
 from pctransformer.visualization.point_maps import PointMaps
 from pctransformer.visualization.rollout import attention_rollout, layer_attention
 from pctransformer.visualization.sources import attention_layers, pooled_vector
@@ -201,3 +204,30 @@ def test_labels_beside_a_scan_are_shown_with_what_was_found(detector, tmp_path):
     found = PointMaps.load_npz(tmp_path / "out" / "000001.npz").boxes
     np.testing.assert_allclose(found.true, [box for _, box, _ in BOXES["000001"]], atol=0.02)
     assert found.true_labels.tolist() == [1, -1]  # a cyclist, and a van, which is no class of the detector
+
+
+def test_the_whole_scan_or_what_is_near_a_box(detector, tmp_path):
+    model, scan = detector
+    radii = []
+    for extra in ([], ["--whole"]):
+        out = tmp_path / f"out{len(extra)}"
+        options = [
+            "--model",
+            model,
+            "--score",
+            0,
+            "--method",
+            "similarity",
+            "--to",
+            "npz",
+            "html",
+            "--out",
+            out,
+            *extra,
+        ]
+        assert show(scan, *options) == 0
+        maps = PointMaps.load_npz(out / "scan.npz")
+        page = (out / "scan.html").read_text()
+        radii.append(float(re.search(r'"radius":([0-9.e-]+)', page)[1]))
+        assert radii[-1] == pytest.approx(MapView.of(maps, whole=bool(extra)).radius)
+    assert radii[0] != radii[1]

@@ -12,6 +12,7 @@ from pctransformer.visualization import offscreen
 from pctransformer.visualization.clouds import camera
 from pctransformer.visualization.color_scale import color_table
 from pctransformer.visualization.map_view import MapView
+from pctransformer.visualization.maps_page import page_data
 from pctransformer.visualization.maps_picture import maps_figure, write_picture
 from pctransformer.visualization.offscreen import NoRendererError, render
 from pctransformer.visualization.output import write
@@ -134,6 +135,13 @@ def test_box_that_is_looked_from(monkeypatch):
     assert MapView.of(looked).radius == 12
     whole = dataclasses.replace(looked, maps=(dataclasses.replace(found, box=None),))
     assert MapView.of(whole).radius > 40
+    # the same where all is asked for, with the box still marked
+    assert MapView.of(looked, whole=True).radius == MapView.of(whole).radius
+    panel = maps_figure(looked, whole=True)[0].axes[0]
+    assert panel.get_xlim()[1] > 40
+    assert "B 0.80" in [text.get_text() for text in panel.texts]
+    assert page_data(looked, "linear")["radius"] == 12
+    assert page_data(looked, "linear", whole=True)["radius"] > 40
 
 
 def test_what_is_left_out_is_said(monkeypatch):

@@ -7,9 +7,11 @@ import pytest
 
 from pctransformer.errors import UserError
 from pctransformer.visualization.clouds import camera
+from pctransformer.visualization.geometry import box_lines
 from pctransformer.visualization.map_choice import FIELDS, KEYS, MapChoice, point_under
-from pctransformer.visualization.maps_window import show_window
-from pctransformer.visualization.point_maps import PointMap, PointMaps
+from pctransformer.visualization.map_view import MapView
+from pctransformer.visualization.maps_window import prepare_scene, show_map, show_window
+from pctransformer.visualization.point_maps import BoxView, PointMap, PointMaps
 
 
 def choice(*rows):
@@ -102,3 +104,45 @@ def test_no_window_without_a_display(monkeypatch):
         monkeypatch.delenv(name, raising=False)
     with pytest.raises(UserError, match=r"there is no display to open a window on; write a \.html"):
         show_window(maps)
+
+
+class Scene:
+    """What stands in a scene, by name."""
+
+    def __init__(self):
+        self.view = self
+        self.held = {}
+
+    def set_background(self, color):
+        pass
+
+    def set_post_processing(self, on):
+        pass
+
+    def add_geometry(self, name, geometry, material):
+        self.held[name] = geometry, material
+
+    def remove_geometry(self, name):
+        self.held.pop(name, None)
+
+
+def test_boxes_and_the_one_that_is_looked_from():
+    """Wires of all, black and broad over the one; nothing of it is left when a point is looked from."""
+    pytest.importorskip("open3d")
+    corner = np.array([[4, 0, 0, 4, 2, 1, 0], [9, 3, 0, 4, 2, 1, 1]], np.float32)
+    none = np.zeros((0, 7), np.float32), np.zeros(0, np.int64)
+    boxes = BoxView(corner, np.array([0, 0]), np.array([0.9, 0.5], np.float32), *none, ("Car",))
+    values = np.ones(3, np.float32)
+    from_box, from_point = (PointMap(values, None, None, q, "rollout", b) for q, b in ((None, 1), (2, None)))
+    view = MapView.of(PointMaps(np.eye(3, dtype=np.float32), (from_box,), "", boxes))
+    scene = Scene()
+    prepare_scene(scene, view)
+    assert set(scene.held) == {"box 0", "box 1"}
+    show_map(scene, view, np.zeros((3, 3)), from_box)
+    assert set(scene.held) == {"box 0", "box 1", "points", "source"}
+    lines, material = scene.held["source"]
+    np.testing.assert_allclose(np.asarray(lines.points), box_lines(corner[1:])[0], atol=1e-6)
+    assert not np.asarray(lines.colors).any()
+    assert material.line_width > scene.held["box 1"][1].line_width
+    show_map(scene, view, np.zeros((3, 3)), from_point)
+    assert set(scene.held) == {"box 0", "box 1", "points", "query"}
