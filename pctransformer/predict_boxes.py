@@ -114,15 +114,18 @@ class DetectionPrediction:
             class_names=self.class_names, calibration=calibration, image_size=size,
         )  # fmt: skip
 
-    def to_open3d(self) -> list[Any]:
+    def to_open3d(self, *, labelled: tuple[np.ndarray, np.ndarray] | None = None) -> list[Any]:
         """The cloud, coloured by height, and wire boxes in the colours of their classes: `open3d.visualization.draw`.
+
+        Args:
+            labelled: as of `figure`; green wires.
 
         Raises:
             ImportError: Open3D is not installed.
         """
         from pctransformer.visualization.geometry import open3d_scene
 
-        return open3d_scene(self.points, self.boxes, self.labels)
+        return open3d_scene(self.points, self.boxes, self.labels, labelled=labelled)
 
     def figure(self, *, labelled: tuple[np.ndarray, np.ndarray] | None = None) -> Figure:
         """The scan seen from above with its boxes and their scores.

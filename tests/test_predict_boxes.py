@@ -17,6 +17,7 @@ from pctransformer.evaluation.kitti import evaluate_kitti
 from pctransformer.models import create_model
 from pctransformer.predict_boxes import DetectionPrediction, DetectorPredictor
 from pctransformer.training.settings import DetectionTraining, ScanData
+from pctransformer.visualization.geometry import box_lines
 from tests.fake_detector import AHEAD, ALL_ROUND, BrightPoints, scan_with
 from tests.real_data import real_data
 from tests.visualization.pages import check_page, texts
@@ -263,6 +264,10 @@ def test_open3d_objects(monkeypatch):
     assert wires.lines.shape == (26, 2)
     assert len(wires.colors) == 26
     assert len(np.unique(wires.colors, axis=0)) == 2
+    *same, true = found.to_open3d(labelled=(found.boxes[:1] + 1, np.array([0])))
+    np.testing.assert_array_equal(same[1].points, wires.points)
+    np.testing.assert_allclose(true.points, box_lines(found.boxes[:1] + 1)[0])
+    assert (np.unique(255 * true.colors, axis=0).round() == [[0x2E, 0x8B, 0x57]]).all()
 
 
 def test_open3d_takes_them():
