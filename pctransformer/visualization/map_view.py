@@ -15,7 +15,7 @@ from pctransformer.visualization.style import GREY
 Color = tuple[float, float, float]
 _LOOKED_AT = 0.5
 """Share of what is looked at from a box that is to be seen around it."""
-_LEAST_RADIUS = 12.0
+_LEAST_RADIUS = 8.0
 """Metres that are to be seen around a box at least."""
 
 
@@ -117,14 +117,14 @@ def _framed(
 
 
 def _dot(xyz: np.ndarray, radius: float) -> float:
-    """Somewhat more than the distance from most points to the next one, so that a surface is nearly closed."""
+    """About the distance between neighbours on a surface, so that it is nearly closed, also of points in pairs."""
     from scipy.spatial import cKDTree
 
-    if len(xyz) < 2:
+    if len(xyz) < 4:
         return 0.05 * radius
     some = xyz[np.random.default_rng(0).permutation(len(xyz))[:5000]]
-    distances, _ = cKDTree(xyz).query(some, k=2)
-    return float(np.clip(1.7 * np.median(distances[:, 1]), 0.002 * radius, 0.1 * radius))
+    distances, _ = cKDTree(xyz).query(some, k=4)
+    return float(np.clip(0.85 * np.median(distances[:, 3]), 0.008 * radius, 0.1 * radius))
 
 
 def _wires(boxes: BoxView, up: Up) -> tuple[tuple[Wire, ...], tuple[tuple[str, Color], ...]]:

@@ -79,7 +79,7 @@ def maps_figure(
     line_colors = np.repeat(np.array([wire.color for wire in view.wires]).reshape(-1, 3), 13, axis=0)
     scales = [color_scale(found.values, scaling) for found in maps]
 
-    columns = min(len(maps), 3 if len(maps) == 3 else 2 if len(maps) <= 4 else 4 if len(maps) <= 16 else 6)
+    columns = min(len(maps), 3 if len(maps) in (3, 5, 6, 9) else 2 if len(maps) <= 4 else 4 if len(maps) <= 16 else 6)
     side = {1: 6.4, 2: 4.6, 3: 4.2, 4: 3.2, 6: 2.4}[columns]  # inches
     half = 1.08 * view.radius
     pictures = None
@@ -99,7 +99,7 @@ def maps_figure(
     width = max(columns * (side + 0.25) + 0.25, 5.0)
     title = textwrap.wrap(point_maps.title, int(8 * width))
     top = 0.35 + 0.23 * len(title)
-    rows, below = -(-len(maps) // columns), 1.05
+    rows, below = -(-len(maps) // columns), 1.2
     height = rows * (tall * side + below) + top + (0.2 if view.legend else 0)
     figure = new_figure(width, height)
     heading(figure, 0.25, height - 0.15, "\n".join(title), size=13)
@@ -204,7 +204,8 @@ def _bar(figure: Figure, found: PointMap, scale: ColorScale, left: float, bottom
     ):
         at = (left + share * side) / width, (bottom - 0.22) / height
         figure.text(*at, number, ha="center", va="top", fontsize=size - 1, color=DARK)
-    words = "\n".join(textwrap.wrap(found.name, int(side * 120 / size))[:2])
+    parts = found.name.replace(", ", ",\n").replace(" ", "\u00a0").replace("\n", " ")  # broken between parts alone
+    words = "\n".join(textwrap.wrap(parts, int(side * 120 / size))[:3]).replace("\u00a0", " ")
     at = (left + side / 2) / width, (bottom - 0.4) / height
     figure.text(*at, words, ha="center", va="top", fontsize=size)
     at = (left + side / 2) / width, (bottom - 0.44 - 1.25 * size / 72 * (1 + words.count("\n"))) / height

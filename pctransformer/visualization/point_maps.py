@@ -28,7 +28,10 @@ _MEANINGS = {
     "grad cam": "how far the features there raise the score",
     "saliency": "how fast the score changes as the point moves",
     "similarity": "cosine between features",
+    **{f"feature component {i}": "along a direction in which features differ most" for i in (1, 2, 3)},
 }
+_OF_NO_LAYER = [method for method in _MEANINGS if method not in ("attention", "rollout", "gradient attention")]
+"""What is seen of the input, or of the features that the head gets, unless a layer is named."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -71,7 +74,9 @@ class PointMap:
     @property
     def name(self) -> str:
         """What it shows, for a person: "rollout, encoder.layers.0, head 2, from point 17"."""
-        parts = [self.method, self.layer or "all layers"]
+        parts = [self.method]
+        if self.layer or self.method not in _OF_NO_LAYER:
+            parts.append(self.layer or "all layers")
         parts += [] if self.head is None else [f"head {self.head}"]
         parts += [] if self.query is None else [f"from point {self.query}"]
         parts += [] if self.box is None else [f"from box {self.box}"]

@@ -132,7 +132,7 @@ def test_box_that_is_looked_from(monkeypatch):
     black = [lines for lines in panel.collections if np.allclose(lines.get_edgecolors()[:, :3], 0)]
     assert len(black) == 1
     assert len(black[0].get_paths()) == 13
-    assert MapView.of(looked).radius == 12
+    assert MapView.of(looked).radius == 8
     whole = dataclasses.replace(looked, maps=(dataclasses.replace(found, box=None),))
     assert MapView.of(whole).radius > 40
     # the same where all is asked for, with the box still marked

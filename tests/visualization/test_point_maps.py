@@ -60,6 +60,10 @@ def test_names_and_colours():
     everything, one = example().maps
     assert everything.name == "rollout, all layers"
     assert one.name == "attention, encoder.layers.0, head 2, from point 17"
+    assert dataclasses.replace(one, query=None, box=3).name == "attention, encoder.layers.0, head 2, from box 3"
+    assert dataclasses.replace(everything, method="saliency").name == "saliency"
+    assert dataclasses.replace(one, method="similarity", head=None).name.startswith("similarity, encoder.layers.0,")
+    assert dataclasses.replace(one, method="height").meaning == ""
     colors, scale = one.colors("linear")
     assert colors.shape == (20, 3)
     assert (scale.low, scale.high) == (0, 1)
