@@ -29,7 +29,7 @@ from pctransformer.visualization.maps_picture import write_picture
 from pctransformer.visualization.point_maps import PointMaps
 
 DOCS = Path(__file__).parent.parent / "docs"
-WIDTH = 1240  # pixels
+WIDTH = 1160  # pixels
 LEG = (1.0, -1.0, -3.0)
 """Down, to the front right: the point of a shape farthest there is the end of a leg."""
 
@@ -158,7 +158,7 @@ PICTURES: tuple[Picture, ...] = (
         "PCT: from two points of a desk",
         (
             "Rollout of all layers, from the end of a leg and from a point of the top's edge, which others hide. "
-            "Each looks at what is near it, and both at the drawers in the middle."
+            "Each looks at what is near it, and both at the middle."
         ),
         (LEG, (-1.0, 1.0, 1.0)),
     ),

@@ -92,9 +92,12 @@ def maps_figure(
         remarks.append(f"the picture is drawn by matplotlib: {error}")
 
     # flat scenes leave room above and below: panels are cut to what is there
-    inside = np.abs(seen[:, 1][np.abs(seen[:, :2]).max(1) < half])
-    reach = np.quantile(inside, 0.995) if len(inside) else half
-    tall = float(np.clip(1.15 * max(reach, np.abs(ends[..., 1]).max(initial=0)) / half, 0.3, 1))
+    drawn = np.concatenate([seen, ends.reshape(-1, 3)])[:, :2]
+    inside = drawn[np.abs(drawn).max(1) < half, 1]
+    low, high = (inside.min(), inside.max()) if len(inside) else (-half, half)
+    tall = float(np.clip((high - low) / (2 * half) + 0.08, 0.3, 1))  # of the side
+    middle = float(np.clip((low + high) / 2, (tall - 1) * half, (1 - tall) * half))
+    low, high = middle - tall * half, middle + tall * half
 
     width = max(columns * (side + 0.25) + 0.25, 5.0)
     title = textwrap.wrap(point_maps.title, int(8 * width))
@@ -110,11 +113,11 @@ def maps_figure(
         left, bottom = 0.25 + column * (side + 0.25), height - top - row * (tall * side + below) - tall * side
         axes = place(figure, left, bottom, side, tall * side)
         axes.set_axis_off()
-        axes.set(xlim=(-half, half), ylim=(-tall * half, tall * half))
+        axes.set(xlim=(-half, half), ylim=(low, high))
         if pictures is not None:
-            cut = round((1 - tall) / 2 * pictures.shape[1])
-            extent = (-half, half, -tall * half, tall * half)
-            axes.imshow(pictures[i][cut : len(pictures[i]) - cut], extent=extent, interpolation="none", aspect="auto")
+            top_row, bottom_row = (round((half - y) / (2 * half) * pictures.shape[1]) for y in (high, low))
+            extent = (-half, half, low, high)
+            axes.imshow(pictures[i][top_row:bottom_row], extent=extent, interpolation="none", aspect="auto")
         else:
             plain = kept[:_MAX_DOTS_PLAIN]
             _plain_dots(axes, seen[plain], scale.colors(found.values[plain]), 72 * side * view.dot / (2 * half))

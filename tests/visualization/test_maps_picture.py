@@ -140,7 +140,7 @@ def test_box_that_is_looked_from(monkeypatch):
     panel = maps_figure(looked, whole=True)[0].axes[0]
     assert panel.get_xlim()[1] > 40
     assert "B 0.80" in [text.get_text() for text in panel.texts]
-    assert page_data(looked, "linear")["radius"] == 12
+    assert page_data(looked, "linear")["radius"] == 8
     assert page_data(looked, "linear", whole=True)["radius"] > 40
 
 
