@@ -86,7 +86,7 @@ def test_the_last_layer_of_queries_is_seen_to_look_at_tokens():
     for ours, theirs in zip(tensors(output), tensors(recorded)):
         torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
     layers = [found.layer for found in maps]
-    assert layers[0] == "abstraction"
+    assert layers[:2] == ["", "abstraction"]  # the model itself leaves out what is out of range
     assert layers[-1] == "head.layers.2.cross_attention"
     assert maps[-1].weights.shape == (4, 4, 12, 64)
 

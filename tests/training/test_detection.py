@@ -20,7 +20,7 @@ from pctransformer.heads.anchor import AnchorHead
 from pctransformer.heads.center import CenterHead
 from pctransformer.ops import box_nms
 from pctransformer.training import checkpoint
-from pctransformer.training.scans import testing_scans, training_scans
+from pctransformer.training import scans as sources
 from pctransformer.training.settings import ScanData
 from tests.datasets.kitti.files import road
 from tests.training.runs import assert_resumes, in_two_processes
@@ -121,7 +121,7 @@ def test_suppression_of_boxes_of_queries(tmp_path, streets, capsys):
     model = ["pointpillars", "--model-options", RANGE, "voxel_size=[0.4,0.4]", "width=8", "head=query"]
     assert run("--out", tmp_path / "run", "--data", streets, "--model", *model, *SMALL[6:], "--epochs", 4) == 0
     predictor = pctransformer.load(tmp_path / "run")
-    points, _ = collate_scans([testing_scans(ScanData((str(streets),), classes=("Car",)), "test").scans[0]])
+    points, _ = collate_scans([sources.testing_scans(ScanData((str(streets),), classes=("Car",)), "test").scans[0]])
     with torch.inference_mode():
         output = predictor.model(points)
         everything = predictor.model.predict(output, score_threshold=0.0)
@@ -267,7 +267,7 @@ def test_several_sources(tmp_path, streets):
 def test_a_share_of_the_scans_is_labelled_by_seed(streets):
     """Held-out scans are of that share, and so are the objects that are pasted."""
     some = ScanData(data=(str(streets), str(streets)), validation=0.25, label_fraction=0.5)
-    first, again, other = (training_scans(some, seed) for seed in (0, 0, 1))
+    first, again, other = (sources.training_scans(some, seed) for seed in (0, 0, 1))
     of_source = [set(part.scans.names) for part in first.sources]
     assert [len(part) for part in first.sources] == [6, 6]  # of 16 scans 8 are labelled, of these 2 held out
     assert len(first.held_out) == 4
@@ -276,9 +276,9 @@ def test_a_share_of_the_scans_is_labelled_by_seed(streets):
     assert again.held_out.scans.names == first.held_out.scans.names
     assert set(other.sources[0].scans.names) != of_source[0]
     assert set(first.sources[0].objects().frames) == of_source[0]
-    every = training_scans(dataclasses.replace(some, label_fraction=1), 0)
+    every = sources.training_scans(dataclasses.replace(some, label_fraction=1), 0)
     assert len(every.train) + len(every.held_out) == 32
-    assert len(testing_scans(some, "test")) == 4  # all of it
+    assert len(sources.testing_scans(some, "test")) == 4  # all of it
 
 
 def test_a_prepared_database_is_cut_to_the_labelled_scans(tmp_path, streets):
@@ -286,7 +286,7 @@ def test_a_prepared_database_is_cut_to_the_labelled_scans(tmp_path, streets):
     shutil.copytree(streets, copy)
     assert cli.main(["prepare", "kitti", str(copy)]) == 0
     some = ScanData(data=(str(copy),), label_fraction=0.5, validation=0.25)
-    (labelled,) = training_scans(some, 0).sources
+    (labelled,) = sources.training_scans(some, 0).sources
     assert labelled.database is not None
     assert set(labelled.objects().frames) == set(labelled.scans.names)
 
