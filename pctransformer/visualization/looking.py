@@ -102,11 +102,13 @@ def look(
         add up to one where they are attention.
 
     Raises:
-        ValueError: the model has not what the method needs, it is not said from where to look, or there is no such
-            layer, head, point or class.
+        ValueError: the model has not what the method needs, it is not said from where to look, there are no points, or
+            no such layer, head, point or class; on CPU: points that are not finite.
     """
     if method not in METHODS:
         raise ValueError(f"method must be one of {', '.join(METHODS)}, got {method!r}")
+    if not len(points):
+        raise ValueError("there are no points to look at; give a cloud with at least one")
     if query is not None and not 0 <= query < len(points):
         raise ValueError(f"query must be the row of one of {len(points)} points, got {query}")
     looked = _run(model, points, method, category, heads)

@@ -164,3 +164,9 @@ def test_what_cannot_be_shown_is_explained(name, options, text):
     model, points = model_and_points(name)
     with pytest.raises(ValueError, match=text):
         look(model, points, **options)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_without_points_there_is_nothing_to_look_at(method):
+    with pytest.raises(ValueError, match="there are no points to look at; give a cloud with at least one"):
+        look(small("npct"), torch.zeros(0, 3), method=method)
