@@ -111,26 +111,35 @@ def encode_around(boxes: Tensor, point: Tensor) -> Tensor:
 
         x - x_p, y - y_p, z - z_p    metres
         log dx, log dy, log dz       of metres
-        cos heading, sin heading
+        cos 2 heading, sin 2 heading
+        which half of the circle it points to, 1 or 0; see `direction_of`
+
+    The axis and which way along it a box points stand apart, since a network that cannot tell front from back would else
+    answer with the mean of two opposite angles, which says nothing of the axis either.
 
     Args:
         boxes: (..., 7) as in `BoxBatch`, sizes above 0.
         point: (..., 3) metres; of a shape that broadcasts.
 
     Returns:
-        (..., 8) codes.
+        (..., 9) codes.
 
-    Source: Misra et al., 3DETR, 2021, section 3.3, with the angle as CenterPoint has it, in place of bins.
+    Source: Misra et al., 3DETR, 2021, section 3.3, for centre and size; the direction apart from the axis: Yan et al.,
+    SECOND, 2018, section 3.1.3.
     """
-    center, heading = boxes[..., :3] - point, boxes[..., 6:]
-    others = torch.cat([boxes[..., 3:6].log(), heading.cos(), heading.sin()], -1)
-    return torch.cat([center, others.expand(*center.shape[:-1], 5)], -1)
+    center, twice = boxes[..., :3] - point, 2 * boxes[..., 6:]
+    direction = direction_of(boxes[..., 6:]).to(boxes.dtype)
+    others = torch.cat([boxes[..., 3:6].log(), twice.cos(), twice.sin(), direction], -1)
+    return torch.cat([center, others.expand(*center.shape[:-1], 6)], -1)
 
 
 def decode_around(codes: Tensor, point: Tensor) -> Tensor:
-    """Boxes (..., 7) from codes (..., 8) and points (..., 3), the inverse of `encode_around`.
+    """Boxes (..., 7) from codes (..., 9) and points (..., 3), the inverse of `encode_around`.
 
-    Sizes are at most a kilometre, so that no output of a network overflows. Headings are in [-pi, pi].
+    The ninth number may be a logit as well. Sizes are at most a kilometre, so that no output of a network overflows.
+    Headings are in [-pi, pi].
     """
-    heading = torch.atan2(codes[..., 7:], codes[..., 6:7])
-    return torch.cat([codes[..., :3] + point, codes[..., 3:6].clamp(max=_LARGEST_SIZE).exp(), heading], -1)
+    axis = torch.atan2(codes[..., 7], codes[..., 6]) / 2
+    heading = turn_to(axis, (codes[..., 8] > 0).long())
+    size = codes[..., 3:6].clamp(max=_LARGEST_SIZE).exp()
+    return torch.cat([codes[..., :3] + point, size, heading[..., None]], -1)

@@ -74,7 +74,7 @@ class DeformableQueryHead(SetPrediction):
         self.decoder = _decoder(dim, depth, num_heads, num_levels, num_points)
         self.norm = nn.LayerNorm(dim)
         self.classify = nn.Linear(dim, num_classes + 1)
-        self.box = nn.Sequential(nn.Linear(dim, dim), nn.ReLU(), nn.Linear(dim, 8))
+        self.box = nn.Sequential(nn.Linear(dim, dim), nn.ReLU(), nn.Linear(dim, 9))
 
     def forward(self, levels: MapLevels) -> QueryOutput:
         """What every query says, from maps with `dim` channels."""

@@ -44,7 +44,7 @@ def matching_costs(class_logits: Tensor, box_codes: Tensor, references: Tensor, 
     """The cost of each box with each query of its cloud, in each layer by itself.
 
         - p(class)                          p the softmax over classes and "no object"
-        0.5 sum |code - code of the box|    centres in metres, logarithms of sizes, cosine and sine of the heading
+        0.5 sum |code - code of the box|    centres in metres, logarithms of sizes, the axis; not the direction
         - GIoU                              see `turned_giou`
 
     The class counts by its probability, not its logarithm: that keeps it as large as the overlap (DETR, section 3.1).
@@ -53,7 +53,7 @@ def matching_costs(class_logits: Tensor, box_codes: Tensor, references: Tensor, 
 
     Args:
         class_logits: (B, L, N, K + 1) of N queries in L layers, the last for "no object".
-        box_codes: (B, L, N, 8), see `encode_around`.
+        box_codes: (B, L, N, 9), see `encode_around`; the last is a logit.
         references: (B, L, N, 3) the points that codes are relative to, metres.
         boxes: of the B clouds, M in all.
         real: (M,) bool, see `real_objects`; what is computed for others means nothing.
@@ -68,7 +68,7 @@ def matching_costs(class_logits: Tensor, box_codes: Tensor, references: Tensor, 
     points = references.index_select(0, cloud)
     return Costs(
         -CLASS_WEIGHT * likely,
-        BOX_WEIGHT * (codes - encode_around(rows, points)).abs().sum(-1),
+        BOX_WEIGHT * (codes - encode_around(rows, points))[..., :8].abs().sum(-1),
         -OVERLAP_WEIGHT * turned_giou(decode_around(codes, points), rows),
     )
 

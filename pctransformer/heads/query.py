@@ -36,6 +36,7 @@ from pctransformer.points import PointBatch
 from pctransformer.voxels import BevMap
 
 NO_OBJECT_WEIGHT = 0.1
+DIRECTION_WEIGHT = 0.2  # as in the anchor head
 _FREQUENCY = 0.05  # cycles per metre of position codes: a metre is a third of a radian, twenty come round again
 _UNIT = 1.0  # metres per radian of the fastest pair of channels that attention turns
 
@@ -45,7 +46,7 @@ class QueryOutput(NamedTuple):
 
     Attributes:
         class_logits: (B, L, N, num_classes + 1), a softmax; the last is "no object".
-        box_codes: (B, L, N, 8), see `encode_around`.
+        box_codes: (B, L, N, 9), see `encode_around`; the last is a logit.
         references: (B, L, N, 3) the points that codes are relative to, metres.
         heatmap: by which queries were chosen, or None.
     """
@@ -74,7 +75,7 @@ class SetPrediction(RecordedLayer):
     classify: nn.Module
     """Queries (B, N, dim) to logits (B, N, num_classes + 1)."""
     box: nn.Module
-    """Queries (B, N, dim) to codes (B, N, 8)."""
+    """Queries (B, N, dim) to codes (B, N, 9)."""
 
     def record_queries(self, references: Tensor, tokens: PointBatch) -> None:
         """Hand over which token each query begins as: the one that lies nearest; learned queries begin as none.
@@ -99,10 +100,10 @@ class SetPrediction(RecordedLayer):
 
         After each layer by itself, objects are matched with queries (`pctransformer.heads.matching`). Of all queries,
         the cross entropy of classes and "no object", whose weight of 0.1 keeps a hundred silent queries from drowning
-        ten objects; mean by weights. Of matched ones, L1 of codes and 1 - GIoU (`turned_giou`), summed and divided by
-        the number of objects matched, at least 1, over the batch; weighted 0.5 and 1. The loss is that of the last
-        layer and, with the same weight, those of all before it; and that of the heat map (see `CenterHead.loss`) where
-        there is one. In float32, under autocast too.
+        ten objects; mean by weights. Of matched ones, L1 of codes, 1 - GIoU (`turned_giou`) and the binary cross
+        entropy of the direction, summed and divided by the number of objects matched, at least 1, over the batch;
+        weighted 0.5, 1 and 0.2. The loss is that of the last layer and, with the same weight, those of all before it;
+        and that of the heat map (see `CenterHead.loss`) where there is one. In float32, under autocast too.
 
         A softmax with "no object" rather than a focal loss of each class: one query is to find one object, or none.
 
@@ -113,8 +114,8 @@ class SetPrediction(RecordedLayer):
                 found, and the others have no effect.
 
         Returns:
-            "loss", the sum of the weighted "class", "box", "overlap", "auxiliary" (layers before the last, 0 if there
-            are none) and, with a heat map, "heatmap": scalars with gradients.
+            "loss", the sum of the weighted "class", "box", "overlap", "direction", "auxiliary" (layers before the last,
+            0 if there are none) and, with a heat map, "heatmap": scalars with gradients.
 
         Raises:
             ValueError: another number of clouds; on CPU: boxes that `assign_anchors` refuses.
@@ -145,15 +146,19 @@ class SetPrediction(RecordedLayer):
         points = output.references.flatten(0, 2).index_select(0, own).unflatten(0, row.shape)  # (M, L, 3)
         rows = torch.where(real[:, None], boxes.boxes, 1)[:, None]  # (M, 1, 7)
         matched = there.sum(0).clamp(min=1)
-        distance = (codes - encode_around(rows, points)).abs().sum(-1)
+        target_codes = encode_around(rows, points)
+        distance = (codes - target_codes)[..., :8].abs().sum(-1)
         box_loss = torch.where(there, distance, 0).sum(0) / matched
         apart = 1 - turned_giou(decode_around(codes, points), rows)
         overlap_loss = torch.where(there, apart, 0).sum(0) / matched
+        doubt = nn.functional.binary_cross_entropy_with_logits(codes[..., 8], target_codes[..., 8], reduction="none")
+        direction_loss = torch.where(there, doubt, 0).sum(0) / matched
 
         each = {
             "class": CLASS_WEIGHT * class_loss,
             "box": BOX_WEIGHT * box_loss,
             "overlap": OVERLAP_WEIGHT * overlap_loss,
+            "direction": DIRECTION_WEIGHT * direction_loss,
         }
         parts = {name: values[-1] for name, values in each.items()}
         parts["auxiliary"] = torch.stack([values[:-1].sum() for values in each.values()]).sum()
@@ -261,7 +266,7 @@ class QueryHead(SetPrediction):
         self.layers = _decoder(dim, depth, num_heads)
         self.norm = nn.LayerNorm(dim)
         self.classify = nn.Linear(dim, num_classes + 1)
-        self.box = nn.Sequential(nn.Linear(dim, dim), nn.ReLU(), nn.Linear(dim, 8))
+        self.box = nn.Sequential(nn.Linear(dim, dim), nn.ReLU(), nn.Linear(dim, 9))
 
     def forward(self, features: BevMap | PointBatch) -> QueryOutput:
         """What every query says, from a map or from tokens with `in_channels`.

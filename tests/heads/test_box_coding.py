@@ -105,7 +105,16 @@ def test_centers_are_in_the_cells_that_points_there_are_in():
 # ---- relative to points ----------------------------------------------------------------------------------------------
 def test_codes_around_a_point_by_hand():
     codes = encode_around(torch.tensor([10.0, 2, -1, 3, 4, 1, math.pi / 2]), torch.tensor([8.0, 3, 0]))
-    assert codes.tolist() == pytest.approx([2, -1, -1, math.log(3), math.log(4), 0, 0, 1], abs=1e-6)
+    assert codes.tolist() == pytest.approx([2, -1, -1, math.log(3), math.log(4), 0, -1, 0, 0], abs=1e-6)
+
+
+@given(box)
+def test_a_box_and_its_reverse_differ_in_direction_alone(one):
+    boxes = torch.tensor([one, one]).double()
+    boxes[1, 6] += math.pi
+    ahead, back = encode_around(boxes, torch.zeros(3).double())
+    torch.testing.assert_close(ahead[:8], back[:8])
+    assert ahead[8] + back[8] == 1
 
 
 @given(box, st.tuples(metres, metres, metres))
@@ -119,6 +128,6 @@ def test_decoding_around_a_point_undoes_encoding(one, point):
 def test_each_box_around_each_point():
     boxes, points = torch.rand(4, 1, 7) + 1, torch.rand(5, 3)
     codes = encode_around(boxes, points)
-    assert codes.shape == (4, 5, 8)
+    assert codes.shape == (4, 5, 9)
     assert torch.equal(codes[2, 3], encode_around(boxes[2, 0], points[3]))
-    assert decode_around(torch.full((8,), 1e4), points[0])[3:6].tolist() == pytest.approx([1000] * 3)
+    assert decode_around(torch.full((9,), 1e4), points[0])[3:6].tolist() == pytest.approx([1000] * 3)

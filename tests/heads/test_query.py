@@ -55,7 +55,7 @@ def random_output(clouds: int, layers: int = 2, number: int = 24, seed: int = 0)
     torch.manual_seed(seed)
     return QueryOutput(
         torch.randn(clouds, layers, number, 4),
-        torch.randn(clouds, layers, number, 8),
+        torch.randn(clouds, layers, number, 9),
         torch.rand(clouds, layers, number, 3) * torch.tensor([16, 16, 4]) - torch.tensor([0, 8, 3]),
     )
 
@@ -64,12 +64,13 @@ def answer(boxes: BoxBatch, number: int = 8, layers: int = 2) -> QueryOutput:
     """An output that says just these boxes, from the last query on, and nothing else."""
     logits = torch.zeros(len(boxes), layers, number, 4)
     logits[..., 3] = 20
-    codes = torch.zeros(len(boxes), layers, number, 8)
+    codes = torch.zeros(len(boxes), layers, number, 9)
     references = torch.rand(len(boxes), layers, number, 3)
     for b, cloud in enumerate(boxes.split()):
         for i, (row, label) in enumerate(zip(cloud.boxes, cloud.labels)):
             logits[b, :, -1 - i] = torch.where(torch.arange(4) == label, 20.0, 0.0)
-            codes[b, :, -1 - i] = encode_around(row, references[b, :, -1 - i])
+            code = encode_around(row, references[b, :, -1 - i])
+            codes[b, :, -1 - i] = torch.cat([code[:, :8], 40 * code[:, 8:] - 20], 1)
     return QueryOutput(logits, codes, references)
 
 
@@ -157,7 +158,7 @@ def test_heatmap_queries_need_a_map():
 def test_output(kind):
     head = head_of(kind, refine=kind == "learned")
     output = head(bev())
-    assert [tuple(part.shape) for part in output[:3]] == [(3, 2, 12, 4), (3, 2, 12, 8), (3, 2, 12, 3)]
+    assert [tuple(part.shape) for part in output[:3]] == [(3, 2, 12, 4), (3, 2, 12, 9), (3, 2, 12, 3)]
     assert (output.heatmap is not None) == (kind == "heatmap")
     first, second = output.references.unbind(1)
     moved = first + output.box_codes[:, 0, :, :3] if head.refine else first
@@ -213,7 +214,7 @@ def loss_by_loops(output: QueryOutput, boxes: BoxBatch) -> dict[str, float]:
             for row, (cloud, query) in enumerate(zip(boxes.batch_index.tolist(), queries[:, layer].tolist()))
             if query >= 0
         }
-        entropy, weights, box, overlap = 0.0, 0.0, 0.0, 0.0
+        entropy, weights, box, overlap, direction = 0.0, 0.0, 0.0, 0.0, 0.0
         for cloud in range(clouds):
             for query in range(number):
                 here = cloud, layer, query
@@ -224,11 +225,14 @@ def loss_by_loops(output: QueryOutput, boxes: BoxBatch) -> dict[str, float]:
                 weights += weight
                 if row is not None:
                     code, point = output.box_codes[here], output.references[here]
-                    box += (code - encode_around(boxes.boxes[row], point)).abs().sum().item()
-                    said = torch.cat([code[:3] + point, code[3:6].exp(), torch.atan2(code[7], code[6])[None]])
+                    true = encode_around(boxes.boxes[row], point)
+                    box += (code - true)[:8].abs().sum().item()
+                    direction -= torch.nn.functional.logsigmoid(code[8] if true[8] else -code[8]).item()
+                    said = torch.cat([code[:3] + point, code[3:6].exp(), torch.zeros(1)])  # the heading does not count
                     overlap += 1 - turned_giou(said, boxes.boxes[row]).item()
         objects = max(1, len(pairs))
-        each.append({"class": entropy / weights, "box": box / 2 / objects, "overlap": overlap / objects})
+        parts = {"box": box / 2, "overlap": overlap, "direction": direction / 5}
+        each.append({"class": entropy / weights, **{name: part / objects for name, part in parts.items()}})
     return {**each[-1], "auxiliary": sum(sum(one.values()) for one in each[:-1])}
 
 
