@@ -114,8 +114,8 @@ def encode_around(boxes: Tensor, point: Tensor) -> Tensor:
         cos 2 heading, sin 2 heading
         which half of the circle it points to, 1 or 0; see `direction_of`
 
-    The axis and which way along it a box points stand apart, since a network that cannot tell front from back would else
-    answer with the mean of two opposite angles, which says nothing of the axis either.
+    The axis and the way along it stand apart, since a network that cannot tell front from back would else answer with
+    the mean of two opposite angles, which says nothing of the axis either.
 
     Args:
         boxes: (..., 7) as in `BoxBatch`, sizes above 0.
