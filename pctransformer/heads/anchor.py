@@ -25,7 +25,7 @@ from pctransformer.heads.anchor_layout import (
 from pctransformer.heads.assignment import IGNORED, assign_anchors
 from pctransformer.heads.box_coding import decode_boxes, direction_of, encode_boxes, turn_to
 from pctransformer.heads.losses import box_code_loss, full_precision, sigmoid_focal_loss
-from pctransformer.heads.selection import detections, top_candidates
+from pctransformer.heads.selection import detections, nearest_box, top_candidates
 from pctransformer.voxels import BevMap, Grid
 
 __all__ = ["KITTI_ANCHORS", "AnchorClass", "AnchorHead", "AnchorOutput", "anchors_from_boxes"]
@@ -172,7 +172,7 @@ class AnchorHead(nn.Module):
         """
         anchors = self.layout(output.grid).all_boxes(output.box_codes.device)
         boxes = decode_boxes(full_precision(output.box_codes[0]), anchors)
-        row = (boxes[:, :6] - box[:6].to(boxes)).square().sum(1).argmin()
+        row = nearest_box(boxes, box)
         return output.class_logits[0].index_select(0, row[None]).max(), None
 
     @torch.no_grad()

@@ -15,7 +15,7 @@ from pctransformer.boxes import BoxBatch
 from pctransformer.heads.assignment import draw_centers
 from pctransformer.heads.box_coding import decode_centers
 from pctransformer.heads.losses import full_precision, heatmap_focal_loss
-from pctransformer.heads.selection import detections, top_candidates
+from pctransformer.heads.selection import detections, nearest_box, top_candidates
 from pctransformer.ops import _checks
 from pctransformer.voxels import BevMap, Grid
 
@@ -130,7 +130,7 @@ class CenterHead(nn.Module):
         _, ny, nx = output.grid.shape
         cell = torch.arange(ny * nx, device=output.heatmap.device)
         boxes = decode_centers(full_precision(output.codes[0]), torch.stack([cell // nx, cell % nx], -1), output.grid)
-        row = (boxes[:, :6] - box[:6].to(boxes)).square().sum(1).argmin()
+        row = nearest_box(boxes, box)
         return output.heatmap[0].flatten(1).index_select(1, row[None]).max(), None
 
     @torch.no_grad()

@@ -24,7 +24,7 @@ from pctransformer.heads.box_coding import decode_around, encode_around
 from pctransformer.heads.losses import full_precision, heatmap_focal_loss, turned_giou
 from pctransformer.heads.matching import BOX_WEIGHT, CLASS_WEIGHT, OVERLAP_WEIGHT, match, matching_costs
 from pctransformer.heads.object_queries import Heatmap, LearnedQueries
-from pctransformer.heads.selection import detections, top_candidates
+from pctransformer.heads.selection import detections, nearest_box, top_candidates
 from pctransformer.layers.attention import MultiHeadAttention
 from pctransformer.layers.mlp import MLP
 from pctransformer.layers.position import FourierPosition, RotaryPosition
@@ -178,7 +178,7 @@ class SetPrediction(RecordedLayer):
             the logit of its best class, a scalar with a gradient, and the row of the query.
         """
         boxes = decode_around(full_precision(output.box_codes[0, -1]), output.references[0, -1])
-        row = int((boxes[:, :6] - box[:6].to(boxes)).square().sum(1).argmin())
+        row = int(nearest_box(boxes, box))
         return output.class_logits[0, -1, row, :-1].max(), row
 
     @torch.no_grad()

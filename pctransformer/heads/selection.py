@@ -73,6 +73,11 @@ def detections(
     return batch.take(*box_nms(batch.boxes, offsets, batch.scores, nms_threshold, max_outputs=max_outputs))
 
 
+def nearest_box(boxes: Tensor, box: Tensor) -> Tensor:
+    """The row, a scalar, of (N, 7) boxes whose centre and size are nearest to those of (7,) one, found earlier."""
+    return (boxes[:, :6] - box[:6].to(boxes)).square().sum(1).argmin()
+
+
 def diverged(what: str) -> str:
     """What is said of outputs that are no numbers."""
     return (
