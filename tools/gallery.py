@@ -71,7 +71,8 @@ BEGIN = """\
 
 Pictures of `pctransformer show`, each with the command that draws it; the same commands with `--to html` write pages
 to turn in a browser. Darker is more, and below each panel stand its range and what it measures; "≥" at an end says
-that some values lie beyond. Where a map is from a point, that has a green ring, broken where other points hide it.
+that some values lie beyond. Features have colours: red, green and blue are the three directions in which they differ
+most, and what has the same colour has like features. Where a map is from a point, that has a green ring, broken where other points hide it.
 
 The shapes are of ModelNet (Princeton; chair_0001.off and toilet_0001.off as they are, others from ModelNet10 with
 1024 points each, as .npy), the scan is frame 000008 of KITTI (Geiger et al., 2012, CC BY-NC-SA 3.0). Neither data nor
@@ -190,8 +191,9 @@ PICTURES: tuple[Picture, ...] = (
         ({"method": "features_pca", "score": 0.3},),
         "Voxel transformer: features of a scan",
         (
-            "The three directions in which the features of the map differ most, carried back to the points: they "
-            "tell the road near the scanner from what stands beside it, and from what is far away."
+            "The three directions in which the features of the map differ most, at the points, as red, green and "
+            "blue: the road near the scanner has one colour, what stands beside it has others, and the two ends of a "
+            "parked car differ, too."
         ),
     ),
     Picture(

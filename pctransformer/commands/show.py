@@ -34,7 +34,7 @@ class Config:
     ] = "rollout"  # fmt: skip
     """rollout: attention, all layers together down to the points. last_layer, layer: attention of these alone.
     class_token: where it looks in the last layer. gradient_attention, grad_cam, saliency: what raises the score of the
-    class. similarity: to the features at --query. features_pca: directions in which features differ most."""
+    class. similarity: to the features at --query. features_pca: three main directions of features as colours."""
     layer: tuple[str, ...] = ()
     """Names of layers, or patterns of them like `encoder.*`: of attention, each of which is shown; for grad_cam,
     similarity and features_pca one whose tokens are shown. By default all, or what the head gets."""

@@ -1,4 +1,5 @@
-"""From values of points to colours: which value gets which place on one perceptual colour map, the same everywhere."""
+"""From values of points to colours: which value gets which place on one perceptual colour map, the same everywhere; and
+three values of each point as its red, green and blue."""
 
 from __future__ import annotations
 
@@ -75,6 +76,32 @@ def color_scale(values: np.ndarray, scaling: Scaling = "percentile") -> ColorSca
     low = float(np.quantile(values, 0.01))
     above = values[values > low]
     return ColorScale(scaling, low, float(np.quantile(above, 0.99)) if len(above) else low)
+
+
+def channel_colors(values: np.ndarray, scaling: Scaling = "percentile") -> np.ndarray:
+    """(N, 3) float32 red, green, blue in [0, 1] for three values (N, 3) of each point, each by a scale of its own.
+
+    Brighter is more. A column whose values are all the same is half bright everywhere, so that it neither darkens the
+    others nor stands out.
+    """
+    scales = [color_scale(column, scaling) for column in values.T]
+    places = [
+        scale.places(column) if scale.high > scale.low else np.full(len(column), 0.5)
+        for scale, column in zip(scales, values.T)
+    ]
+    return np.stack(places, 1).astype(np.float32)
+
+
+def bar_colors(scale: ColorScale | None) -> np.ndarray:
+    """(256, 3) what a colour bar shows from left to right; None: the red, the green and the blue that are three values.
+
+    Between these are white gaps.
+    """
+    if scale is not None:
+        return scale.colors(np.linspace(scale.low, scale.high, 256))
+    bar = np.eye(3, dtype=np.float32)[np.arange(256) * 3 // 256]
+    bar[[*range(82, 89), *range(167, 174)]] = 1
+    return bar
 
 
 def place_colors(places: np.ndarray) -> np.ndarray:

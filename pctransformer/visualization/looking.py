@@ -14,7 +14,7 @@
 | grad_cam | tokens that speak for the score | | Selvaraju et al., 2017 |
 | saliency | points with which the score changes fast | | Simonyan et al., 2014 |
 | similarity | tokens with features like those at a point | | |
-| features_pca | the three directions in which features differ most | | Oquab et al., DINOv2, 2023 |
+| features_pca | the three directions in which features differ most, as colours | | Oquab et al., DINOv2, 2023 |
 
 All but the last three look from somewhere: of a classifier from the vector that is classified, unless a point is given;
 of a segmenter from a point; of a detector from a box that it found, by the query that found it, or by the tokens in it
@@ -98,8 +98,8 @@ def look(
         title, boxes, up: of the `PointMaps`.
 
     Returns:
-        maps: one for each layer and head, or component; values are at least 0 but for similarities and components, and
-        add up to one where they are attention.
+        maps: one for each layer and head; values are at least 0 but for similarities and components, and add up to one
+        where they are attention. Components are one map, of three values for each point, that are shown as a colour.
 
     Raises:
         ValueError: the model has not what the method needs, it is not said from where to look, there are no points, or
@@ -278,11 +278,12 @@ def _of_tokens(
         nearest = int((tokens.xyz - xyz[query]).square().sum(1).argmin())
         values = cosine_similarity(tokens.features, nearest)[:, None]
     else:
-        values = principal_components(tokens.features)
+        values = tokens.features
     carried = to_points(values.detach().float(), tokens.xyz.float(), xyz)
     layer = None if name == HEAD else name
     if method == "features_pca":
-        return [_map(carried[:, i], layer, None, query, f"feature component {i + 1}") for i in range(carried.shape[1])]
+        # directions in which the points shown differ: cells of a map in which there are none would have a say otherwise
+        return [_map(principal_components(carried), layer, None, query, "feature components")]
     return [_map(carried[:, 0], layer, None, query, method)]
 
 

@@ -49,7 +49,7 @@ class MapView:
         middle: (3,) what stands in the middle then.
         radius: nearly all points, and all boxes found, are no farther from the middle then, across or upwards; one
             point far off does not make the others small. Where all maps are from boxes, it is those boxes and most of
-            what is looked at from there.
+            what is looked at from there, which colours do not tell.
         dot: width of a dot, in the units of xyz.
         wires: boxes, true ones first.
         legend: what colours of wires mean.
@@ -105,7 +105,7 @@ def _framed(
     point_maps: PointMaps, xyz: np.ndarray, boxes: tuple[Wire, ...], whole: bool
 ) -> tuple[np.ndarray, np.ndarray]:
     """Points (n, 3) and corners of boxes (m, 3) that are to be seen."""
-    sources = [found.box for found in point_maps.maps if found.box is not None]
+    sources = [found.box for found in point_maps.maps if found.box is not None and not found.is_color]
     if whole or len(sources) < len(point_maps.maps):
         return xyz, np.concatenate([np.zeros((0, 3)), *(wire.points for wire in boxes)])
     rows = []

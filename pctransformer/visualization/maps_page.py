@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from pctransformer.atomic import replace_file
-from pctransformer.visualization.color_scale import SPREADS, Scaling, color_scale, color_table
+from pctransformer.visualization.color_scale import SPREADS, Scaling, color_table
 from pctransformer.visualization.map_view import MapView
 from pctransformer.visualization.point_maps import PointMap, PointMaps
 
@@ -28,7 +28,8 @@ def write_page(
     A click on a point looks from there where there is a map of it. Boxes are wires with the names of their classes.
     The page runs from the disk, in any browser with WebGL, and asks the network for nothing, which its content security
     policy forbids as well. Coordinates are stored in 65 536 steps along each axis, values as one of the colour map's
-    216 shades: 6 bytes for a point and 1 for each of its values, a third more as text.
+    216 shades, three of them that are a colour as such: 6 bytes for a point and 1 for each of its values, a third more
+    as text.
 
     Args:
         point_maps: the cloud and its maps; the first is shown first.
@@ -67,9 +68,9 @@ def page_data(point_maps: PointMaps, scaling: Scaling, whole: bool = False) -> d
         "scaling": scaling,
         "spreads": SPREADS,
         "scaling_words": {
-            "percentile": "Linear from the 1st to the 99th of a hundred values; darker is more.",
-            "sigmoid": "Sigmoid of standard deviations from the mean; darker is more.",
-            "linear": "Linear from the lowest to the highest value; darker is more.",
+            "percentile": "linear from the 1st to the 99th of a hundred values",
+            "sigmoid": "sigmoid of standard deviations from the mean",
+            "linear": "linear from the lowest to the highest value",
         }[scaling],
         "azimuth_deg": view.azimuth_deg,
         "elevation_deg": view.elevation_deg,
@@ -90,10 +91,13 @@ def page_data(point_maps: PointMaps, scaling: Scaling, whole: bool = False) -> d
 
 
 def _map(found: PointMap, scaling: Scaling) -> dict[str, Any]:
-    scale = color_scale(found.values, scaling)
-    shades = np.rint(scale.places(found.values) * (len(color_table()) - 1)).astype(np.uint8)
     about = {field.name: getattr(found, field.name) for field in dataclasses.fields(found) if field.name != "values"}
-    return {**about, "meaning": found.meaning, "low": scale.low, "high": scale.high, "places": _text(shades)}
+    about["meaning"] = found.meaning
+    colors, scale = found.colors(scaling)
+    if scale is None:
+        return {**about, "colors": _text(np.rint(255 * colors).astype(np.uint8))}
+    shades = np.rint(scale.places(found.values) * (len(color_table()) - 1)).astype(np.uint8)
+    return {**about, "low": scale.low, "high": scale.high, "places": _text(shades)}
 
 
 def _fixed(xyz: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

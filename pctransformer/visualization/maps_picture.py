@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from pctransformer.atomic import replace_file
-from pctransformer.visualization.color_scale import ColorScale, Scaling, color_scale
+from pctransformer.visualization.color_scale import ColorScale, Scaling, bar_colors
 from pctransformer.visualization.map_view import MapView
 from pctransformer.visualization.offscreen import NoRendererError, render
 from pctransformer.visualization.point_maps import PointMap, PointMaps
@@ -48,9 +48,10 @@ def maps_figure(
     """A panel for each map: the cloud from a fixed camera without perspective, in the colours of the map.
 
     Below each stand what the map is, a colour bar with its range, and what its values measure; "≤" and "≥" at an end
-    say that some values lie beyond. The point that is looked from has a green ring, broken where other points hide it.
-    Boxes are wires, see `BoxView`, drawn over the points; the box that is looked from is thick and black. In large
-    panels class and score stand beside each box, best scores first, as far as words do not cover others.
+    say that some values lie beyond. Where three values are a colour, there is a key in place of the bar. The point that
+    is looked from has a green ring, broken where other points hide it. Boxes are wires, see `BoxView`, drawn over the
+    points; the box that is looked from is thick and black. In large panels class and score stand beside each box, best
+    scores first, as far as words do not cover others.
 
     Open3D renders without a window. Where it is not installed or cannot render, matplotlib draws: the same picture but
     for the dots, which are fewer where there are many points.
@@ -77,17 +78,15 @@ def maps_figure(
     ends = np.array([wire.points[wire.lines] for wire in view.wires]).reshape(-1, 2, 3)
     ends = (ends - view.middle) @ view.axes.T
     line_colors = np.repeat(np.array([wire.color for wire in view.wires]).reshape(-1, 3), 13, axis=0)
-    scales = [color_scale(found.values, scaling) for found in maps]
+    colors, scales = zip(*(found.colors(scaling) for found in maps))
 
     columns = min(len(maps), 3 if len(maps) in (3, 5, 6, 9) else 2 if len(maps) <= 4 else 4 if len(maps) <= 16 else 6)
     side = {1: 6.4, 2: 4.6, 3: 4.2, 4: 3.2, 6: 2.4}[columns]  # inches
     half = 1.08 * view.radius
     pictures = None
     try:
-        colors = np.stack([scale.colors(found.values[kept]) for found, scale in zip(maps, scales)])
-        pictures = render(
-            seen[kept], colors, dot=view.dot, half=half, pixels=round(_DPI * side),
-        )  # fmt: skip
+        shown = np.stack([of_map[kept] for of_map in colors])
+        pictures = render(seen[kept], shown, dot=view.dot, half=half, pixels=round(_DPI * side))
     except NoRendererError as error:
         remarks.append(f"the picture is drawn by matplotlib: {error}")
 
@@ -120,7 +119,7 @@ def maps_figure(
             axes.imshow(pictures[i][top_row:bottom_row], extent=extent, interpolation="none", aspect="auto")
         else:
             plain = kept[:_MAX_DOTS_PLAIN]
-            _plain_dots(axes, seen[plain], scale.colors(found.values[plain]), 72 * side * view.dot / (2 * half))
+            _plain_dots(axes, seen[plain], colors[i][plain], 72 * side * view.dot / (2 * half))
         axes.add_collection(LineCollection(list(ends[..., :2]), colors=line_colors, linewidths=0.7))
         if found.box is not None:
             source = view.found[found.box]
@@ -190,23 +189,23 @@ def _words(axes: Any, view: MapView, source: int | None) -> None:
         )  # fmt: skip
 
 
-def _bar(figure: Figure, found: PointMap, scale: ColorScale, left: float, bottom: float, side: float) -> None:
-    """The colour bar, the range at its ends, and what the map is."""
+def _bar(figure: Figure, found: PointMap, scale: ColorScale | None, left: float, bottom: float, side: float) -> None:
+    """The colour bar and the range at its ends, or a key to three colours, and what the map is."""
     width, height = figure.get_size_inches()
     size = 9 if side > 3 else 7
     bar = place(figure, left + 0.15 * side, bottom - 0.18, 0.7 * side, 0.1)
     bar.set_axis_off()
-    bar.imshow(scale.colors(np.linspace(scale.low, scale.high, 256))[None], aspect="auto")
-    below = "≤ " if (found.values < scale.low).any() else ""
-    above = "≥ " if (found.values > scale.high).any() else ""
-    middle = (scale.low + scale.high) / 2
-    for share, number in (
-        (0.15, f"{below}{scale.low:.3g}"),
-        (0.5, f"{middle:.3g}"),
-        (0.85, f"{above}{scale.high:.3g}"),
-    ):
+    bar.imshow(bar_colors(scale)[None], aspect="auto")
+    if scale is None:
+        marks = [(0.27, "first"), (0.5, "second"), (0.73, "third")]
+    else:
+        below = "≤ " if (found.values < scale.low).any() else ""
+        above = "≥ " if (found.values > scale.high).any() else ""
+        middle = (scale.low + scale.high) / 2
+        marks = [(0.15, f"{below}{scale.low:.3g}"), (0.5, f"{middle:.3g}"), (0.85, f"{above}{scale.high:.3g}")]
+    for share, mark in marks:
         at = (left + share * side) / width, (bottom - 0.22) / height
-        figure.text(*at, number, ha="center", va="top", fontsize=size - 1, color=DARK)
+        figure.text(*at, mark, ha="center", va="top", fontsize=size - 1, color=DARK)
     parts = found.name.replace(", ", ",\n").replace(" ", "\u00a0").replace("\n", " ")  # broken between parts alone
     words = "\n".join(textwrap.wrap(parts, int(side * 120 / size))[:3]).replace("\u00a0", " ")
     at = (left + side / 2) / width, (bottom - 0.4) / height

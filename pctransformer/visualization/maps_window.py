@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from pctransformer.errors import UserError
-from pctransformer.visualization.color_scale import Scaling, color_scale
+from pctransformer.visualization.color_scale import ColorScale, Scaling, bar_colors
 from pctransformer.visualization.map_choice import KEYS, MapChoice, point_under
 from pctransformer.visualization.map_view import Color, MapView, Wire
 from pctransformer.visualization.point_maps import PointMap, PointMaps
@@ -97,13 +97,13 @@ class _Window:
         import open3d
 
         found = self.choice.map
-        scale = color_scale(found.values, self.scaling)
-        show_map(self.scene.scene, self.view, scale.colors(found.values), found, self.window.scaling)
-        shades = np.rint(255 * scale.colors(np.linspace(scale.low, scale.high, 256))).astype(np.uint8)
+        colors, scale = found.colors(self.scaling)
+        show_map(self.scene.scene, self.view, colors, found, self.window.scaling)
+        shades = np.rint(255 * bar_colors(scale)).astype(np.uint8)
         bar: Any = np.tile(shades[None], (14, 1, 1))  # (14, 256, 3)
         self.bar.update_image(open3d.geometry.Image(bar))
         self.name.text = found.name
-        self.range.text = f"{scale.low:.4g} to {scale.high:.4g}, {self.scaling}; darker is more\n{found.meaning}"
+        self.range.text = f"{_range(scale, self.scaling)}\n{found.meaning}"
         self.window.set_needs_layout()
         self.scene.force_redraw()
 
@@ -136,6 +136,13 @@ class _Window:
                 self.choice = self.choice.choose("query", row)
                 self._show()
         return gui.SceneWidget.EventCallbackResult.IGNORED
+
+
+def _range(scale: ColorScale | None, scaling: Scaling) -> str:
+    """What stands below the bar."""
+    if scale is None:
+        return f"first, second and third value, each {scaling}; brighter is more"
+    return f"{scale.low:.4g} to {scale.high:.4g}, {scaling}; darker is more"
 
 
 def prepare_scene(scene: Any, view: MapView) -> None:

@@ -65,12 +65,14 @@ def write(
 def write_maps_ply(point_maps: PointMaps, path: str | Path, *, scaling: Scaling = "percentile") -> None:
     """Points as binary PLY with the colours of the first map, and the values of each map in a column of its own.
 
-    Columns have the maps' names in one word, as "attention_encoder_layers_0_head_2_from_point_17".
+    Columns have the maps' names in one word, as "attention_encoder_layers_0_head_2_from_point_17"; where three values
+    are a colour, these end in "_red", "_green" and "_blue".
     """
     colors, _ = point_maps.maps[0].colors(scaling)
     columns: dict[str, np.ndarray] = {}
     for i, found in enumerate(point_maps.maps):
         name = re.sub(r"\W+", "_", found.name, flags=re.ASCII)
         name = name if name.isidentifier() else f"map_{name}"
-        columns[f"{name}_{i}" if name in columns else name] = found.values
+        for end, values in zip(("_red", "_green", "_blue"), found.values.T) if found.is_color else [("", found.values)]:
+            columns[f"{name}_{i}{end}" if f"{name}{end}" in columns else f"{name}{end}"] = values
     write_ply(path, point_maps.xyz, colors=colors, features=columns)

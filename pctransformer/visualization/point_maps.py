@@ -19,7 +19,7 @@ from pctransformer.atomic import replace_file
 from pctransformer.datasets.formats.common import FileFormatError
 from pctransformer.datasets.formats.tables import read_npz_arrays
 from pctransformer.visualization.clouds import Up
-from pctransformer.visualization.color_scale import ColorScale, Scaling, color_scale
+from pctransformer.visualization.color_scale import ColorScale, Scaling, channel_colors, color_scale
 
 _MEANINGS = {
     "attention": "each point's share of the attention",
@@ -28,7 +28,7 @@ _MEANINGS = {
     "grad cam": "how far the features there raise the score",
     "saliency": "how fast the score changes as the point moves",
     "similarity": "cosine between features",
-    **{f"feature component {i}": "along a direction in which features differ most" for i in (1, 2, 3)},
+    "feature components": "three main directions of the features as red, green, blue",
 }
 _OF_NO_LAYER = [method for method in _MEANINGS if method not in ("attention", "rollout", "gradient attention")]
 """What is seen of the input, or of the features that the head gets, unless a layer is named."""
@@ -36,10 +36,10 @@ _OF_NO_LAYER = [method for method in _MEANINGS if method not in ("attention", "r
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class PointMap:
-    """One value for each point of a cloud, and where they come from.
+    """One value for each point of a cloud, or three that are shown as a colour, and where they come from.
 
     Attributes:
-        values: (N,) float32, finite; more is shown darker.
+        values: float32, finite. (N,): more is shown darker. (N, 3): more is more red, more green, more blue.
         layer: name of the layer in the model; None: all layers together.
         head: which of its heads; None: their mean, or the layer has none.
         query: row of the point that is looked from; None: the vector that is classified, or all points together.
@@ -55,7 +55,7 @@ class PointMap:
     box: int | None = None
 
     def __post_init__(self) -> None:
-        _check_floats(self.values, "values", 1)
+        _check_floats(self.values, "values", *((2, 3) if self.is_color else (1,)))
         if self.layer == "":
             raise ValueError("layer must be a name, or None for all layers together, got an empty string")
         for name, number in (("head", self.head), ("query", self.query), ("box", self.box)):
@@ -66,8 +66,18 @@ class PointMap:
         if not self.method:
             raise ValueError("method must say in a word how the values were made, got an empty string")
 
-    def colors(self, scaling: Scaling = "percentile") -> tuple[np.ndarray, ColorScale]:
-        """Colours (N, 3) float32 of the points in [0, 1], and their scale, whose low and high a colour bar states."""
+    @property
+    def is_color(self) -> bool:
+        """Whether a point has three values, which are its red, green and blue."""
+        return self.values.ndim == 2
+
+    def colors(self, scaling: Scaling = "percentile") -> tuple[np.ndarray, ColorScale | None]:
+        """Colours (N, 3) float32 of the points in [0, 1], and their scale, whose low and high a colour bar states.
+
+        None where three values are a colour, which has no such bar: see `channel_colors`.
+        """
+        if self.is_color:
+            return channel_colors(self.values, scaling), None
         scale = color_scale(self.values, scaling)
         return scale.colors(self.values), scale
 
@@ -133,7 +143,7 @@ class PointMaps:
 
     Attributes:
         xyz: (N, 3) float32, finite; metres where the data has a unit.
-        maps: at least one, each of N values. The first one is shown first.
+        maps: at least one, each of N points. The first one is shown first.
         title: what the cloud is, for a person, for instance "chair_0890.off: chair 97.0%".
         boxes: where objects were looked for.
         up: the axis that stands upright, see `pctransformer.visualization.clouds.draw_cloud`.
@@ -151,7 +161,7 @@ class PointMaps:
             raise ValueError("maps must hold at least one PointMap")
         for i, found in enumerate(self.maps):
             if len(found.values) != len(self.xyz):
-                raise ValueError(f"maps[{i}] has {len(found.values)} values, but there are {len(self.xyz)} points")
+                raise ValueError(f"maps[{i}] is of {len(found.values)} points, but there are {len(self.xyz)}")
             boxes = 0 if self.boxes is None else len(self.boxes.found)
             if found.box is not None and found.box >= boxes:
                 raise ValueError(f"maps[{i}] is from box {found.box}, but there are {boxes} found boxes")
@@ -164,13 +174,15 @@ class PointMaps:
     def save_npz(self, path: str | Path) -> None:
         """Write all numbers and names to a compressed .npz file, as a whole or not at all.
 
-        Its arrays are: xyz (N, 3) and values (M, N) float32; layer (M,) and method (M,) text, an empty layer for all
-        together; head, query and box (M,) int64, -1 for none; title and up; and, where there are boxes, box_found,
-        box_labels, box_scores, box_true, box_true_labels, box_class_names.
+        Its arrays are: xyz (N, 3) and values (R, N) float32, a row for each of M maps, or three for its red, green and
+        blue; channels (M,) int64, that 1 or 3; layer (M,) and method (M,) text, an empty layer for all together; head,
+        query and box (M,) int64, -1 for none; title and up; and, where there are boxes, box_found, box_labels,
+        box_scores, box_true, box_true_labels, box_class_names.
         """
         columns = {
             "xyz": self.xyz,
-            "values": np.stack([found.values for found in self.maps]),
+            "values": np.concatenate([np.atleast_2d(found.values.T) for found in self.maps]),
+            "channels": np.array([3 if found.is_color else 1 for found in self.maps], np.int64),
             "layer": np.array([found.layer or "" for found in self.maps]),
             "head": np.array([-1 if found.head is None else found.head for found in self.maps], np.int64),
             "query": np.array([-1 if found.query is None else found.query for found in self.maps], np.int64),
@@ -198,10 +210,12 @@ class PointMaps:
             head, query, box = (
                 [n if n >= 0 else None for n in columns[name].tolist()] for name in ("head", "query", "box")
             )
-            about = zip(columns["values"], columns["layer"].tolist(), head, query, columns["method"].tolist(), box)
+            rows = np.split(columns["values"], np.cumsum(columns["channels"])[:-1])
+            values = [of_map[0] if len(of_map) == 1 else of_map.T for of_map in rows]
+            about = zip(values, columns["layer"].tolist(), head, query, columns["method"].tolist(), box, strict=True)
             return cls(
                 columns["xyz"],
-                tuple(PointMap(values, layer or None, *rest) for values, layer, *rest in about),
+                tuple(PointMap(of_map, layer or None, *rest) for of_map, layer, *rest in about),
                 str(columns["title"]),
                 _boxes(columns) if "box_found" in columns else None,
                 str(columns["up"]),  # type: ignore[arg-type]  # __post_init__ checks it

@@ -43,14 +43,16 @@ def cosine_similarity(features: Tensor, row: int) -> Tensor:
 def principal_components(features: Tensor, count: int = 3) -> Tensor:
     """(T, count) what tokens have of the directions along which the features (T, C) of all of them differ most.
 
-    The largest in magnitude of each component is positive. Components that there are not, since there are fewer tokens
-    or channels, are 0.
+    The largest in magnitude of each component is positive. Components that there are not, since features differ in
+    fewer directions, are 0: what is less than a hundred thousandth of the features themselves is rounding.
 
     Source: Oquab et al., DINOv2, 2023, arXiv:2304.07193, figure 1, who show three components as colours.
     """
-    centred = (features - features.mean(0)).double()
-    left, scale, _ = torch.linalg.svd(centred, full_matrices=False)
-    found = (left * scale)[:, :count]
+    features = features.double()
+    centred = features - features.mean(0)
+    variance, directions = torch.linalg.eigh(centred.T @ centred)  # (C,) rising, (C, C)
+    least = (1e-5 * features.norm()).square()
+    found = centred @ torch.where(variance > least, directions, 0).flip(1)[:, :count]
     largest = found.gather(0, found.abs().argmax(0, keepdim=True))
     found = torch.where(largest < 0, -found, found).float()
     return functional.pad(found, (0, count - found.shape[1]))

@@ -1,7 +1,15 @@
 import numpy as np
 import pytest
 
-from pctransformer.visualization.color_scale import SCALINGS, ColorScale, color_scale, color_table, place_colors
+from pctransformer.visualization.color_scale import (
+    SCALINGS,
+    ColorScale,
+    bar_colors,
+    channel_colors,
+    color_scale,
+    color_table,
+    place_colors,
+)
 
 
 def test_linear_goes_from_the_lowest_to_the_highest():
@@ -65,6 +73,38 @@ def test_the_table_is_perceptual_and_nobody_writes_into_it():
     with pytest.raises(ValueError, match="read-only"):
         table[0] = 0
     assert (place_colors(np.array([0.0, 1.0, 2.0])) == table[[0, 215, 215]]).all()
+
+
+def test_three_values_are_red_green_and_blue():
+    """Each by its own range: one point far off in one of them darkens neither the others nor that one."""
+    steps = np.linspace(0, 1, 1001)
+    values = np.stack([steps, 100 * steps, -steps], 1)
+    values[500, 0] = 1e6
+    colors = channel_colors(values)
+    assert colors.dtype == np.float32
+    assert colors[500, 0] == 1
+    expected = np.clip((steps - 0.01) / 0.98, 0, 1)
+    np.testing.assert_allclose(np.delete(colors[:, 0], 500), np.delete(expected, 500), atol=0.01)
+    np.testing.assert_allclose(colors[:, 1], expected, atol=0.02)
+    np.testing.assert_allclose(colors[:, 2], 1 - expected, atol=0.02)
+    np.testing.assert_allclose(channel_colors(values[:500], "linear")[:, 0], steps[:500] / steps[499], atol=1e-6)
+
+
+def test_three_values_without_a_range_are_grey():
+    values = np.zeros((4, 3), np.float32)
+    assert channel_colors(values).tolist() == [[0.5, 0.5, 0.5]] * 4
+    values[:, 1] = [0, 1, 2, 3]  # only this one tells points apart
+    assert channel_colors(values, "linear")[[0, 3]].tolist() == [[0.5, 0, 0.5], [0.5, 1, 0.5]]
+    assert channel_colors(values[:1]).tolist() == [[0.5, 0.5, 0.5]]
+    assert channel_colors(values[:0]).shape == (0, 3)
+
+
+def test_bars():
+    scale = ColorScale("linear", 2, 5)
+    assert (bar_colors(scale)[[0, -1]] == color_table()[[0, -1]]).all()
+    key = bar_colors(None)
+    assert key[[0, 128, 255]].tolist() == np.eye(3).tolist()
+    assert (key == 1).all(1).sum() == 14
 
 
 def test_other_scalings_are_refused():

@@ -43,9 +43,8 @@ def test_every_method_on_every_kind_of_model(name, method):
         return
     found = look(model, points, method=method, **options)
     np.testing.assert_array_equal(found.xyz, points[:, :3])
-    assert len(found.maps) >= (3 if method == "features_pca" else 1)
     for one in found.maps:
-        assert one.values.shape == (len(points),)
+        assert one.values.shape == ((len(points), 3) if method == "features_pca" else (len(points),))
         if method in ATTENTION:
             assert one.values.min() >= 0
             assert one.values.sum() == pytest.approx(1, abs=1e-4) or not one.values.any()
@@ -113,6 +112,18 @@ def test_a_box_is_answered_for_by_its_own_query():
             else:
                 probability = out.class_logits[0, -1, row].softmax(0)[label]
                 assert probability.item() == pytest.approx(score.item(), rel=1e-4)
+
+
+def test_components_are_those_of_the_points():
+    """Of a model whose features are max(x, 0) and so on: with one that varies most in y, then x, and not in z."""
+    points = torch.tensor([[1.0, 9, 0], [2, 9, 0], [1, 1, 0], [2, 1, 0], [1.5, 5, -3]])
+    (only,) = look(OneKnows(), points, method="features_pca").maps
+    assert (only.name, only.is_color) == ("feature components", True)
+    expected = points[:, [1, 0]] - points[:, [1, 0]].mean(0)
+    np.testing.assert_allclose(np.abs(only.values[:, :2]), expected.abs(), atol=1e-5)
+    assert not only.values[:, 2].any()
+    (same,) = look(OneKnows(), torch.ones(5, 3), method="features_pca").maps
+    assert not same.values.any()
 
 
 def test_external_attention_is_shown_where_it_is_asked_for():

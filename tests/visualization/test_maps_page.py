@@ -35,6 +35,12 @@ def cloud(count=1500, title="a ball"):
     return PointMaps(xyz, maps, title), front, rest
 
 
+def painted():
+    """The ball, as red, green and blue as its points lie along x, y, z, after what its upper half is."""
+    maps, _, _ = cloud()
+    return PointMaps(maps.xyz, (maps.maps[0], PointMap(maps.xyz, None, None, None, "feature components")), "a ball")
+
+
 def boxes():
     found = np.array([[0, 0, 0, 1, 1, 1, 0]], np.float32)
     return BoxView(
@@ -63,6 +69,16 @@ def test_points_and_values_are_stored_to_a_step(tmp_path):
         values = entry["low"] + shades / 215 * (entry["high"] - entry["low"])
         np.testing.assert_allclose(values, found.values, atol=1 / 215)
     assert data["maps"][1]["query"] == front
+
+
+def test_colours_are_stored_as_they_are(tmp_path):
+    maps = painted()
+    write_page(maps, tmp_path / "a.html")
+    first, second = stored(tmp_path / "a.html")["maps"][:2]
+    colors = np.frombuffer(base64.b64decode(second["colors"]), np.uint8).reshape(-1, 3)
+    np.testing.assert_allclose(colors / 255, maps.maps[1].colors()[0], atol=0.5 / 255 + 1e-6)
+    assert "places" not in second
+    assert "colors" not in first
 
 
 def test_y_up_stands_upright():
@@ -191,6 +207,40 @@ def test_browser_draws_the_colours_of_the_values(visit):
     assert not near(picture, GREEN_RING).any()  # looked from nowhere
     assert seen.page.title() == "a ball"
     assert [seen.page.inner_text(place) for place in ("#low", "#high")] == ["0", "1"]
+
+
+def test_browser_draws_three_values_as_colours(visit):
+    """In front, x is high and y low: red, with blue above. There is a key, and a click tells shares."""
+    maps = painted()
+    seen = visit(maps)
+    assert seen.page.inner_text("#scaling").endswith("; darker is more.")
+    seen.page.select_option("#method", '"feature components"')
+    assert seen.map() == 1
+    ends = [seen.page.inner_text(place) for place in ("#low", "#middle", "#high")]
+    assert ends == ["first", "second", "third"]
+    assert seen.page.inner_text("#meaning") == "Three main directions of the features as red, green, blue."
+    assert seen.page.inner_text("#scaling").startswith("Each colour is linear")
+    bar = seen.page.evaluate(
+        "[0, 70, 100, 215].map((x) => [...$('bar').getContext('2d').getImageData(x, 0, 1, 1).data])"
+    )
+    assert bar == [[255, 0, 0, 255], [0, 0, 0, 0], [0, 255, 0, 255], [0, 0, 255, 255]]
+    colors = maps.maps[1].colors()[0]
+    facing = maps.xyz @ [0.52, -0.74, 0.42]
+    picture = seen.picture()
+    rows = np.flatnonzero(facing > 0.8)[:20]
+    places = np.array([seen.screen(row) for row in rows])
+    # another dot may lie over one, of nearly the same colour
+    drawn = np.array([picture[int(y), int(x) - 300] for x, y in places]) / 255
+    assert np.median(np.abs(drawn - colors[rows]).max(1)) < 0.03
+    row = int(facing.argmax())
+    seen.page.mouse.click(*seen.screen(row))
+    shares = [
+        f"{name} {round(round(255 * c) / 2.55)}%" for name, c in zip(("red", "green", "blue"), colors[row].tolist())
+    ]
+    assert seen.words() == f"There is no map from here. Point {row}: {', '.join(shares)}"
+    seen.page.select_option("#method", '"rollout"')
+    assert seen.page.inner_text("#high") == "1"
+    assert seen.page.inner_text("#scaling") == "Linear from the 1st to the 99th of a hundred values; darker is more."
 
 
 def test_browser_switches_layers_and_queries(visit):

@@ -77,6 +77,44 @@ def test_the_range_is_stated(monkeypatch):
     np.testing.assert_allclose(bar[0, [0, -1]], color_table()[[0, -1]], atol=1e-6)
 
 
+def painted(count=400):
+    """A cube whose points are as red, green and blue as they lie along x, y, z; and what its height is."""
+    maps = cloud(count, 1)
+    found = PointMap(maps.xyz.copy(), None, None, None, "feature components")
+    return dataclasses.replace(maps, maps=(found, *maps.maps))
+
+
+def colors_of_corners(picture):
+    """How many pixels are as the front corners of the cube: red and blue, red, blue, black, not quite."""
+    return [
+        (np.abs(picture - np.array(color)).max(-1) < 60).sum() for color in ((255, 0, 255), (255, 0, 0), (0, 0, 255))
+    ]
+
+
+def test_three_values_are_drawn_as_colours(monkeypatch):
+    """One panel, with a key in place of the bar, beside one with a bar."""
+    monkeypatch.setattr(module, "render", refuse)
+    figure, _ = maps_figure(painted())
+    check_page(figure)
+    words = texts(figure)
+    for word in ("first", "second", "third", "feature components"):
+        assert words.count(word) == 1
+    assert "three main directions of the features as red, green, blue" in words
+    assert len(figure.axes) == 4
+    drawn = figure.axes[0].collections[0]
+    view = MapView.of(painted())
+    order = ((view.xyz - view.middle) @ view.axes[2]).argsort(kind="stable")
+    np.testing.assert_allclose(drawn.get_facecolors()[:, :3], painted().maps[0].colors()[0][order], atol=1e-6)
+    assert figure.axes[1].images[0].get_array()[0, [0, 128, -1]].tolist() == np.eye(3).tolist()
+
+
+def test_colours_from_a_box_show_all(monkeypatch):
+    """Colours do not tell what is looked at most, so there is nothing to come near to."""
+    maps = dataclasses.replace(painted(), boxes=boxes())
+    from_box = dataclasses.replace(maps, maps=(dataclasses.replace(maps.maps[0], box=0),))
+    assert MapView.of(from_box).radius == MapView.of(maps).radius
+
+
 def test_ring_round_the_point_and_wires_of_boxes(monkeypatch):
     monkeypatch.setattr(module, "render", refuse)
     maps = dataclasses.replace(cloud(maps=1), boxes=boxes())
@@ -206,6 +244,17 @@ def test_renderer_that_is_not_there(monkeypatch, tmp_path):
     monkeypatch.setattr(offscreen.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(NoRendererError, match="Open3D is not installed: pip install open3d"):
         render(np.zeros((1, 3)), np.zeros((1, 1, 3)), dot=0.1, half=1.0, pixels=10)
+
+
+def test_colours_by_open3d(monkeypatch):
+    monkeypatch.setattr(module, "render", rendered)
+    only = dataclasses.replace(painted(4000), maps=painted(4000).maps[:1])
+    pictures = []
+    for renderer in (rendered, refuse):
+        monkeypatch.setattr(module, "render", renderer)
+        pictures.append(colors_of_corners(pixels(maps_figure(only)[0])))
+    assert min(pictures[0]) > 100
+    assert pictures[0] == pytest.approx(pictures[1], rel=0.3)
 
 
 def test_picture_by_open3d(monkeypatch):

@@ -36,6 +36,18 @@ def test_ply_has_colours_and_all_values(tmp_path, maps):
     assert (tmp_path / "a.ply").read_bytes().startswith(b"ply\nformat binary_little_endian")
 
 
+def test_ply_of_colours(tmp_path, maps):
+    """Its points have these colours, where the map is the first; and the three values."""
+    values = np.random.default_rng(1).normal(size=(50, 3)).astype(np.float32)
+    found = PointMap(values, None, None, None, "feature components")
+    write(dataclasses.replace(maps, maps=(found, *maps.maps)), tmp_path / "a.ply")
+    names = [f"feature_components_{color}" for color in ("red", "green", "blue")]
+    columns = read_points(tmp_path / "a.ply", features=(*names, "rollout_all_layers", "red", "green", "blue"))[:, 3:]
+    np.testing.assert_array_equal(columns[:, :3], values)
+    np.testing.assert_array_equal(columns[:, 3], maps.maps[0].values)
+    np.testing.assert_allclose(columns[:, 4:], 255 * found.colors()[0], atol=0.51)
+
+
 def test_the_ending_says_how(tmp_path, maps):
     write(maps, tmp_path / "a.npz")
     assert PointMaps.load_npz(tmp_path / "a.npz").maps[1].name == maps.maps[1].name

@@ -42,17 +42,24 @@ def same(a, b):
     return type(a) is type(b) and a == b
 
 
-@pytest.mark.parametrize("changes", [{}, {"boxes": None, "title": "Stühle", "up": "z"}])
+def colored():
+    """A map of colours between two of one value."""
+    first, second = example().maps
+    return first, PointMap(floats(20, 3), None, None, None, "feature components"), second
+
+
+@pytest.mark.parametrize("changes", [{}, {"boxes": None, "title": "Stühle", "up": "z"}, {"maps": colored()}])
 def test_files_give_back_what_was_written(tmp_path, changes):
     maps = example(**changes)
     maps.save_npz(tmp_path / "maps.npz")
     assert same(PointMaps.load_npz(tmp_path / "maps.npz"), maps)
     assert [path.name for path in tmp_path.iterdir()] == ["maps.npz"]
     with np.load(tmp_path / "maps.npz", allow_pickle=False) as file:
-        assert file["values"].shape == (2, 20)
-        assert file["layer"].tolist() == ["", "encoder.layers.0"]
-        assert file["head"].tolist() == [-1, 2]
-        assert file["query"].tolist() == [-1, 17]
+        assert file["layer"].tolist()[:: len(maps.maps) - 1] == ["", "encoder.layers.0"]
+        assert file["head"].tolist()[-1] == 2
+        assert file["query"].tolist()[-1] == 17
+        assert file["channels"].tolist() == [1 + 2 * found.is_color for found in maps.maps]
+        assert file["values"].shape == (sum(file["channels"]), 20)
     np.testing.assert_array_equal(read_points(tmp_path / "maps.npz"), maps.xyz)
 
 
@@ -71,10 +78,23 @@ def test_names_and_colours():
     assert one.colors()[1].scaling == "percentile"
 
 
+def test_three_values_of_a_point_are_its_colour():
+    _, found, _ = colored()
+    assert found.name == "feature components"
+    assert found.meaning == "three main directions of the features as red, green, blue"
+    colors, scale = found.colors()
+    assert scale is None
+    assert (colors.argmax(0) == found.values.argmax(0)).all()
+    assert (colors.min(0) == 0).all()
+    assert (colors.max(0) == 1).all()
+
+
 @pytest.mark.parametrize(
     ("changes", "error"),
     [
-        ({"values": np.zeros((4, 1), np.float32)}, r"values must be \(N,\), got \(4, 1\)"),
+        ({"values": np.zeros((4, 1), np.float32)}, r"values must be \(N, 3\), got \(4, 1\)"),
+        ({"values": np.zeros((), np.float32)}, r"values must be \(N,\), got \(\)"),
+        ({"values": np.zeros((4, 3), np.float32), "query": 4}, "query must be the row of one of 4 points, got 4"),
         (
             {"values": np.zeros(4)},
             r"values must be float32, got float64; convert with np.asarray",
@@ -95,7 +115,7 @@ def test_maps_that_are_refused(changes, error):
     ("changes", "error"),
     [
         ({"xyz": floats(20, 4)}, r"xyz must be \(N, 3\), got \(20, 4\)"),
-        ({"xyz": floats(19, 3)}, r"maps\[0\] has 20 values, but there are 19 points"),
+        ({"xyz": floats(19, 3)}, r"maps\[0\] is of 20 points, but there are 19"),
         ({"xyz": np.full((20, 3), np.inf, np.float32)}, r"xyz must be finite, but row 0 is \[inf, inf, inf\]"),
         ({"maps": ()}, "at least one PointMap"),
         ({"up": "x"}, 'up must be "y" or "z", got \'x\''),

@@ -39,6 +39,22 @@ def test_components_by_hand():
     assert principal_components(torch.ones(1, 4)).tolist() == [[0, 0, 0]]
 
 
+def test_components_that_there_are_not():
+    """Directions are as many as features differ in, whatever rounding adds; the same on every run."""
+    features = torch.randn(2000, 6, generator=torch.Generator().manual_seed(0))
+    plane = torch.cat(
+        [features[:, :2], features[:, :2] @ torch.tensor([[0.1, 0.7], [0.3, -0.2]]), torch.full((2000, 3), 0.1)], 1
+    )
+    found = principal_components(plane)
+    assert (found.std(0) > 0.1).tolist() == [True, True, False]
+    assert not found[:, 2].any()
+    assert not principal_components(torch.full((2000, 6), 0.1)).any()  # whose mean is not quite 0.1
+    assert torch.equal(principal_components(features), principal_components(features.clone()))
+    turned = principal_components(features @ torch.linalg.qr(features[:6]).Q)  # directions have no names
+    torch.testing.assert_close(turned, principal_components(features), atol=1e-4, rtol=1e-4)
+    assert principal_components(torch.randn(5, 300)).shape == (5, 3)
+
+
 def test_values_of_tokens_are_carried_to_points():
     """A point on a token has its value; one as far from three has their mean."""
     tokens = torch.tensor([[0.0, 0, 0], [2.0, 0, 0], [0.0, 2, 0]])
