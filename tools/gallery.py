@@ -72,7 +72,8 @@ BEGIN = """\
 Pictures of `pctransformer show`, each with the command that draws it; the same commands with `--to html` write pages
 to turn in a browser. Darker is more, and below each panel stand its range and what it measures; "≥" at an end says
 that some values lie beyond. Features have colours: red, green and blue are the three directions in which they differ
-most, and what has the same colour has like features. Where a map is from a point, that has a green ring, broken where other points hide it.
+most, and what has the same colour has like features. Where a map is from a point, that has a green ring, broken where
+other points hide it.
 
 The shapes are of ModelNet (Princeton; chair_0001.off and toilet_0001.off as they are, others from ModelNet10 with
 1024 points each, as .npy), the scan is frame 000008 of KITTI (Geiger et al., 2012, CC BY-NC-SA 3.0). Neither data nor
