@@ -194,6 +194,15 @@ COMMANDS = {
             "pctransformer show velodyne/000008.bin --model runs/detection --query 2 --to png ply",
         ),
     ),
+    "import-weights": Command(
+        "pctransformer.commands.import_weights:Config",
+        "pctransformer.commands.import_weights:run",
+        "make a run of weights that others have trained, so that predict, show and all other commands take them",
+        (
+            "pctransformer import-weights best_model.pt --model point_transformer --classes names.txt --normals",
+            "pctransformer import-weights pointpillar_7728.pth --model pointpillars --out runs/pointpillars",
+        ),
+    ),
     "compare-mixers": Command(
         "pctransformer.commands.compare_mixers:Config",
         "pctransformer.commands.compare_mixers:run",
