@@ -75,11 +75,11 @@ that some values lie beyond. Features have colours: red, green and blue are the 
 most, and what has the same colour has like features. Where a map is from a point, that has a green ring, broken where
 other points hide it.
 
-The shapes are of ModelNet (Princeton; chair_0001.off and toilet_0001.off as they are, others from ModelNet10 with
-1024 points each, as .npy; airplane_0178 from ModelNet40 with 10 000 points and normals, as .npy with z up as in the
-meshes), the scan is frame 000008 of KITTI (Geiger et al., 2012, CC BY-NC-SA 3.0). Neither data nor trained models are
-part of this package: the classifiers here are runs of the commands in [results.md](results.md), on one core of a CPU,
-and yours will differ. Several commands above one picture are its panels, in this order.
+The shapes are of ModelNet (Princeton): chair_0001.off and toilet_0001.off as they are; airplane_0178.txt of ModelNet40
+resampled, 10 000 points with normals, and as .npy with z up as in the meshes; the others from ModelNet10 with 1024
+points each, as .npy. The scan is frame 000008 of KITTI (Geiger et al., 2012, CC BY-NC-SA 3.0). Neither data nor trained
+models are part of this package: if nothing else is said these are runs of the commands in [results.md](results.md), on
+one core of a CPU, and yours will differ. Several commands above one picture are its panels, in this order.
 `tools/gallery.py` makes this page.
 """
 PICTURES: tuple[Picture, ...] = (
@@ -132,6 +132,28 @@ PICTURES: tuple[Picture, ...] = (
         ),
     ),
     Picture(
+        "point-transformer-aeroplane",
+        "point_transformer_public",
+        "airplane_0178.txt",
+        (
+            {"method": "layer", "layer": ("blocks.0", "blocks.2"), "query": (606,), "up": "y"},
+            {"method": "rollout", "query": (606,), "up": "y"},
+            *({"method": "similarity", "layer": (f"blocks.{i}",), "query": (606,), "up": "y"} for i in range(3)),
+        ),
+        "Point Transformer, from the same wing tip",
+        (
+            "The aeroplane is seen from behind. Attention is carried down from one of the four points that are left "
+            "in the end, as above: the first layer, the third and all together look at the fuselage and the tail, "
+            "hardly at the wing. Features tell more of the place, and other things from layer to layer: in the first "
+            "points are alike whose surfaces face the same way, such as one side of the fin (over all points "
+            "similarity and the cosine between normals correlate with 0.75); in the second those at the tip, and after "
+            "them those of the engine; in the third the whole wing. These are the public weights of "
+            "github.com/souheib1/Point-Transformer for ModelNet40 and normals, made a run by `pctransformer "
+            "import-weights best_model.pt --model point_transformer --classes modelnet40_shape_names.txt --normals "
+            "--out runs/point_transformer_public`; the shape is of ModelNet40's training part."
+        ),
+    ),
+    Picture(
         "point-transformer-heads",
         "point_transformer",
         "chair_0001.off",
@@ -166,10 +188,11 @@ PICTURES: tuple[Picture, ...] = (
         "PCT: seven ways to look",
         (
             "Attention by three methods, then what speaks for the class by the gradient, the similarity to the "
-            "end of a leg, and the features' three main directions. Similarity finds all four legs, although the "
-            "model was never told about parts. Attention and gradients disagree on where the chair is recognised; "
-            "none of them is the truth. tools/deletion_test.py takes the points away that a map marks, and counts "
-            "what that costs."
+            "end of a leg, and the features' three main directions in colours. Similarity finds all four legs, "
+            "although the model was never told about parts, and in colours they all end in blue, while the back is "
+            "red and the right of the seat green. Attention and gradients disagree on where the chair is recognised; "
+            "none of them is the truth. tools/deletion_test.py takes the points away that a map marks, and counts what "
+            "that costs."
         ),
     ),
     Picture(
@@ -180,8 +203,9 @@ PICTURES: tuple[Picture, ...] = (
         "Point Transformer: seven ways to look",
         (
             "The same of a toilet by Point Transformer. Its last features are those of four points, which makes "
-            "Grad-CAM, similarity and components smooth: mind the colour bars, similarity goes from 0.96 to 0.995 "
-            "only."
+            "Grad-CAM and similarity smooth: mind the colour bars, similarity goes from 0.96 to 0.995 only. Colours "
+            "show the four: black at the top of the tank, blue at its lower end, green at the front of the bowl, red "
+            "at the foot, and mixtures between them."
         ),
     ),
     Picture(
@@ -214,7 +238,10 @@ PICTURES: tuple[Picture, ...] = (
         "training/velodyne/000008.bin",
         tuple({"method": method, "score": 0.3} for method in ("gradient_attention", "saliency")),
         "Voxel transformer: what speaks for one box",
-        ("The same box: attention that raises its score, and how fast the score changes as points move."),
+        (
+            "The same box: attention that raises its score is on the car's own points; moving these, or some of those "
+            "on the road and behind the car, changes the score fastest."
+        ),
     ),
     Picture(
         "voxel-features",
