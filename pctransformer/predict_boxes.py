@@ -49,6 +49,8 @@ class DetectionPrediction:
         calibration: of the camera, or None.
         image_size: width and height of its image, pixels, or None.
         image_file: that image, where it lies beside the file, or None.
+        beyond_camera: whether the detector, trained on what a camera sees, was shown all that is in its range, since
+            there is no calibration.
     """
 
     name: str
@@ -60,6 +62,7 @@ class DetectionPrediction:
     calibration: Calibration | None = None
     image_size: tuple[int, int] | None = None
     image_file: Path | None = None
+    beyond_camera: bool = False
 
     def __len__(self) -> int:
         return len(self.boxes)
@@ -222,7 +225,8 @@ class DetectorPredictor:
 
         KITTI labels only what its camera sees, so that its detectors know nothing else: where a calibration lies beside
         a file as in KITTI's folders (velodyne/000008.bin, calib/000008.txt), or is given, points that the camera does
-        not see are left out. Any other scan is predicted without a camera, everywhere in the model's range.
+        not see are left out. Any other scan is predicted without a camera, everywhere in the model's range, which
+        `DetectionPrediction.beyond_camera` tells.
 
         Args:
             scan: a file of points, see `datasets.lidar_points.read_lidar`, or rows (n, 3 + C): x forward, y left, z up
@@ -276,6 +280,7 @@ class DetectorPredictor:
         return DetectionPrediction(
             name, self.class_names, boxes, found.labels.numpy(), found.scores.numpy(), points[seen],
             calibration=known, image_size=size, image_file=image,
+            beyond_camera=camera is None and camera_view and not around,
         )  # fmt: skip
 
     def _rows(

@@ -123,6 +123,17 @@ def test_the_camera_of_kitti(tmp_path):
     assert len(predictor().predict(tmp_path / "points" / file.name)) == 4
 
 
+def test_whether_more_was_shown_than_a_camera_sees(tmp_path):
+    (tmp_path / "kitti").mkdir()
+    file = kitti_folder(tmp_path / "kitti")
+    assert not predictor().predict(file).beyond_camera
+    assert predictor().predict(SCAN).beyond_camera
+    assert not predictor().predict(SCAN, around=True).beyond_camera
+    assert not predictor(camera_view=False).predict(SCAN).beyond_camera
+    (file.parents[1] / "calib" / "000008.txt").unlink()
+    assert predictor().predict(file).beyond_camera
+
+
 def test_what_cannot_be_predicted(tmp_path):
     detector = predictor()
     with pytest.raises(ValueError, match=r"scan: its points have 3 values, but 4 are needed.*reflectance=0\.0"):

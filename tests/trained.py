@@ -16,6 +16,8 @@ from pctransformer.training.settings import (
     PartData,
     PartOptimization,
     PartSegmentationTraining,
+    SceneData,
+    SemanticSegmentationTraining,
     SupervisedOptimization,
     to_json,
 )
@@ -94,4 +96,28 @@ def write_part_checkpoint(
     }
     path.parent.mkdir(parents=True, exist_ok=True)
     write_tensors(path, model.state_dict(), about)
+    return path
+
+
+ROOM_PARTS = ("wall", "floor", "chair")
+
+
+def write_scene_checkpoint(path: Path, *, tile_points: int, colors: bool = False, **options: Any) -> Path:
+    """A model of scenes with random weights, which sees one point in each 0.2 m."""
+    name = "point_transformer_v3_small_seg"
+    made = {"in_channels": 6 if colors else 3, "cell_size": 0.2, "patch_size": 32, **options}
+    torch.manual_seed(0)
+    weights = create_model(name, num_classes=len(ROOM_PARTS), **made).state_dict()
+    data = SceneData(cell_size=0.2, tile_points=tile_points, colors=colors)
+    about = {
+        "task": SemanticSegmentationTraining.task,
+        "model": {"name": name, "options": made, "num_classes": len(ROOM_PARTS)},
+        "class_names": list(ROOM_PARTS),
+        "settings": to_json(SemanticSegmentationTraining(model=name, data=data)),
+        "epoch": 1,
+        "metrics": {},
+        "version": "0.1.0",
+    }
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_tensors(path, weights, about)
     return path

@@ -6,6 +6,7 @@ import dataclasses
 import functools
 import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -84,7 +85,9 @@ def predict(config: Predict, predictor: DetectorPredictor, trained: Path, files:
         lift=config.lift,
         score_threshold=config.score,
     )
+    whole = []
     for found in each_file(files, find, failed):
+        whole += [found.name] if found.beyond_camera else []
         stem = stem_of(found.name)
         with writing(folder):
             found.write(folder, stem)
@@ -98,6 +101,7 @@ def predict(config: Predict, predictor: DetectorPredictor, trained: Path, files:
         )  # fmt: skip
         counts = ", ".join(f"{count} {name}" for name, count in found.counts.items())
         rows.append((found.name, str(len(found.points)), str(len(found)), counts or "nothing"))
+    say_whole(whole)
     record = {
         "model": str(trained),
         "class_names": list(predictor.class_names),
@@ -130,6 +134,18 @@ def _pictures(found: DetectionPrediction, folder: Path, stem: str) -> dict[str, 
             camera = f"{stem}_camera.png"
             figure.savefig(folder / camera, dpi=110)
     return {"picture": f"{stem}.png", "camera_picture": camera}
+
+
+def say_whole(names: Sequence[str]) -> None:
+    """Say of which scans a detector that knows only what a camera sees was shown more, and how to mend it."""
+    if names:
+        others = f" (so for {len(names)} files)" if len(names) > 1 else ""
+        print(
+            f"pctransformer: {names[0]}: no calibration lies beside it, so that all points in the model's range were"
+            " looked at, while it was trained on what the camera sees; lay files as KITTI does, velodyne/000008.bin"
+            f" and calib/000008.txt{others}",
+            file=sys.stderr,
+        )
 
 
 def labels_to_draw(found: DetectionPrediction) -> tuple[np.ndarray, np.ndarray] | None:

@@ -17,7 +17,10 @@ if TYPE_CHECKING:
 
     from pctransformer.predict import ClassPredictor, PartPredictor
     from pctransformer.predict_boxes import DetectorPredictor
+    from pctransformer.predict_scenes import ScenePredictor
     from pctransformer.visualization.point_maps import PointMaps
+
+_SOME = 16384  # points, of which a model tells which layers it has
 
 Form = Literal["png", "html", "ply", "npz", "window"]
 
@@ -25,7 +28,8 @@ Form = Literal["png", "html", "ply", "npz", "window"]
 @dataclass(frozen=True)
 class Config:
     file: Positional[Annotated[Path, arg(metavar="FILE")]]
-    """A point cloud (.ply .pcd .npy .npz .xyz .txt .csv), a mesh (.off .obj .stl .ply), or a LiDAR scan (.bin too)."""
+    """A point cloud (.ply .pcd .npy .npz .xyz .txt .csv), a mesh (.off .obj .stl .ply), a room or a LiDAR scan (.bin
+    too)."""
     model: Annotated[Path, arg(metavar="RUN|CHECKPOINT")]
     """The folder of a run, of which the best checkpoint is taken, or a checkpoint file."""
     method: Literal[
@@ -42,15 +46,16 @@ class Config:
     """Numbers of heads, each shown by itself; by default their mean."""
     query: tuple[int, ...] = ()
     """From where to look: rows of points in the .ply written; for detectors numbers of boxes, the best is 0. Each gives
-    maps of its own. By default the vector that is classified, or box 0."""
+    maps of its own. By default the vector that is classified, box 0, or the surest point of the class in a room."""
     target: str | None = None
-    """The class whose score is asked for; by default the one that is predicted."""
+    """The class whose score is asked for; by default the one that is predicted, in a room that of most points."""
     category: str | None = None
     """What the file shows, for a model that tells the parts of objects: one of its classes."""
     score: float | None = None
     """Least score of the boxes that a detector gives; by default 0.1."""
     columns: int | None = None
-    """Values per point of .bin files, which do not say it: 4 with reflectance, as KITTI has them, 5 for nuScenes."""
+    """Values per point of .bin files, which do not say it: 4 with reflectance, as KITTI has them, 5 for nuScenes, 6 for
+    a room with colours."""
     to: tuple[Form, ...] = ("png", "html")
     """A picture, a page to turn in a browser, coloured points or numbers to write, or a window of Open3D to open."""
     out: Annotated[Path | None, arg(metavar="FOLDER")] = None
@@ -89,10 +94,7 @@ def run(config: Config) -> int:
         elif isinstance(predictor, DetectorPredictor):
             said, maps = _of_detector(config, predictor)
         else:
-            raise UserError(
-                f"{checkpoint} is of scenes, which are looked at tile by tile; in Python"
-                " pctransformer.visualization.looking.look shows one of them"
-            )
+            said, maps = _of_scene(config, predictor)
     except ValueError as error:
         raise UserError(_in_options(str(error))) from None
     print(said)
@@ -154,18 +156,64 @@ def _of_segmenter(config: Config, predictor: PartPredictor) -> tuple[str, PointM
     return said, _from_points(config, predictor.model, points, target=target, category=told, title=title)
 
 
+def _of_scene(config: Config, predictor: ScenePredictor) -> tuple[str, PointMaps]:
+    """From points; by default the one that is most surely of the class that most points have, or of `--target`."""
+    from pctransformer.datasets.scenes import read_scene
+    from pctransformer.evaluation.tiles import ShownScene, segment_scene
+    from pctransformer.training.scenes import tiling
+    from pctransformer.visualization.looking_at_scenes import look_at_scene
+
+    _refuse(config, "a model of scenes", "category", "score")
+    if config.up != "z":
+        raise UserError("--up y: scenes must stand upright along z, as in training; turn them first")
+    sample = read_scene(
+        config.file, labels=False, colors=predictor.settings.data.colors, columns=config.columns,
+        not_finite=config.not_finite,
+    )  # fmt: skip
+    names, how = predictor.class_names, tiling(predictor.settings, predictor.device)
+    scene = ShownScene.of(sample.xyz, sample.features, cell_size=how["cell_size"])
+    segmented = segment_scene(predictor.model, sample.xyz, sample.features, **how)
+    probability = segmented.logits.softmax(1)  # (m, C) of the points of `scene`
+    asked = _index(config.target, names, "--target")
+    said = f"{config.file}: {len(sample)} points, of which the model is shown {len(scene)}"
+    if config.method == "features_pca":
+        queries: tuple[int | None, ...] = config.query or (None,)
+    else:
+        most = int(segmented.labels.bincount().argmax())
+        queries = config.query or (int(probability[:, most if asked is None else asked].argmax()),)
+    each, named = [], []
+    for query in queries:
+        target = asked
+        if query is not None and 0 <= query < len(scene):
+            label = int(probability[query].argmax())
+            named.append(f"point {query}, {names[label]} {probability[query, label]:.1%}")
+            target = label if asked is None else asked
+        maps = look_at_scene(
+            predictor.model, scene, tile_points=how["tile_points"], method=config.method,
+            layers=config.layer or None, heads=config.head or "mean", query=query, target=target,
+        )  # fmt: skip
+        each.append(maps)
+    if named:
+        said += f", looking from {'; '.join(named)}"
+    if len(scene) > how["tile_points"] and config.method not in ("similarity", "features_pca"):
+        said += f"\nfrom a point the model sees the {how['tile_points']} that are nearest, and none of the others"
+    title = said.splitlines()[0].replace(str(config.file), config.file.name)
+    return said, dataclasses.replace(_joined(each), title=title)
+
+
 def _of_detector(config: Config, predictor: DetectorPredictor) -> tuple[str, PointMaps]:
     """From boxes, among those that are labelled; similarities are to what is at their middle."""
     import numpy as np
     import torch
 
-    from pctransformer.commands.detections import labels_to_draw
+    from pctransformer.commands.detections import labels_to_draw, say_whole
     from pctransformer.visualization.point_maps import BoxView
 
     _refuse(config, "a detector", "category", "target")
     found = predictor.predict(
         config.file, columns=config.columns, score_threshold=config.score, not_finite=config.not_finite
     )
+    say_whole([found.name] if found.beyond_camera else [])
     numbers = config.query or (0,)
     points = torch.from_numpy(found.points).to(predictor.device)
     true, true_labels = labels_to_draw(found) or (np.zeros((0, 7), np.float32), np.zeros(0, np.int64))
@@ -232,7 +280,7 @@ def _passed_over(model: Any, maps: PointMaps, device: torch.device) -> list[str]
 
     if not any(isinstance(layer, (Mixer, GridMixer)) for layer in model.modules()):
         return []
-    points = torch.from_numpy(maps.xyz).to(device)
+    points = torch.from_numpy(maps.xyz[:_SOME]).to(device)
     points = torch.nn.functional.pad(points, (0, model.in_channels - 3))
     with torch.no_grad(), record_attention(model, heads="mean", top_k=1) as found:
         model([points])

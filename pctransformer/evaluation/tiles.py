@@ -11,7 +11,7 @@ Source: overlapping votes after KPConv (Thomas et al., 2019), whose spheres are 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import torch
@@ -26,6 +26,70 @@ from pctransformer.points import PointBatch
 _ENOUGH = 0.5  # weight that every point has in the end
 _BORDER = 1e-3  # weight of the farthest point of a tile: small, so that any other tile outvotes it
 _QUERIES = 2**18  # raw points that are looked up at once
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class ShownScene:
+    """The points of a scene that a model is shown: of each cell of a grid the one nearest to its middle.
+
+    Attributes:
+        rows: (m,) int64 of these among the points given.
+        xyz: (m, 3) float64.
+        features: (m, C) float32, or None.
+    """
+
+    rows: Tensor
+    xyz: np.ndarray
+    features: Tensor | None
+
+    @classmethod
+    def of(
+        cls, xyz: Tensor | np.ndarray, features: Tensor | np.ndarray | None = None, *, cell_size: float
+    ) -> ShownScene:
+        """Thin a scene, see `segment_scene` for arguments and errors."""
+        places = np.asarray(xyz.detach().cpu() if isinstance(xyz, Tensor) else xyz)
+        values = None if features is None else torch.as_tensor(features).detach().cpu().float()
+        if places.ndim != 2 or places.shape[1] != 3:
+            raise ValueError(f"xyz must be (n, 3), got {places.shape}")
+        if values is not None and (values.dim() != 2 or len(values) != len(places)):
+            raise ValueError(f"features must be (n, C) for {len(places)} points, got {tuple(values.shape)}")
+        if not len(places):
+            raise ValueError("there are no points to segment")
+        if not np.isfinite(places).all():
+            raise ValueError("xyz has values that are NaN or infinite; drop such points first")
+        rows = torch.from_numpy(thin(places, cell_size, None if values is None else values.numpy()))
+        return cls(rows, places[rows.numpy()].astype(np.float64), None if values is None else values[rows])
+
+    def __len__(self) -> int:
+        return len(self.xyz)
+
+    def points(self, rows: np.ndarray) -> Tensor:
+        """(k, 3 + C) what a model is shown of some of the points, in a frame of their own."""
+        points = torch.from_numpy(local_frame(self.xyz[rows]))
+        return points if self.features is None else torch.cat([points, self.features[torch.from_numpy(rows)]], 1)
+
+    def blend(self, tile_points: int, of_tile: Callable[[Tensor], Tensor]) -> tuple[Tensor, int]:
+        """Values of all points from those of overlapping tiles.
+
+        Args:
+            tile_points: see `lay_tiles`.
+            of_tile: from points (k, 3 + C) to values (k, D) on CPU.
+
+        Returns:
+            values (m, D) float32, means by the weights of the tiles, and how many tiles there were.
+        """
+        total: Tensor | None = None
+        weights = torch.zeros(len(self))
+        count = 0
+        for rows, weight in lay_tiles(self.xyz, tile_points):
+            index, share = torch.from_numpy(rows), torch.from_numpy(weight)
+            values = of_tile(self.points(rows))
+            total = torch.zeros(len(self), values.shape[1]) if total is None else total
+            total.index_add_(0, index, values * share[:, None])
+            weights.index_add_(0, index, share)
+            count += 1
+        assert total is not None
+        return total / weights[:, None], count
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -83,42 +147,21 @@ def segment_scene(
     Raises:
         ValueError: shapes do not fit, coordinates are not finite, or the model gives NaN.
     """
-    places = np.asarray(xyz.detach().cpu() if isinstance(xyz, Tensor) else xyz)
-    values = None if features is None else torch.as_tensor(features).detach().cpu().float()
-    if places.ndim != 2 or places.shape[1] != 3:
-        raise ValueError(f"xyz must be (n, 3), got {places.shape}")
-    if values is not None and (values.dim() != 2 or len(values) != len(places)):
-        raise ValueError(f"features must be (n, C) for {len(places)} points, got {tuple(values.shape)}")
     if tile_points < 1:
         raise ValueError(f"tile_points must be at least 1, got {tile_points}")
-    if not len(places):
-        raise ValueError("there are no points to segment")
-    if not np.isfinite(places).all():
-        raise ValueError("xyz has values that are NaN or infinite; drop such points first")
+    scene = ShownScene.of(xyz, features, cell_size=cell_size)
     device = device_of(model) if device is None else torch.device(device)
-    rows = thin(places, cell_size, None if values is None else values.numpy())
-    shown = places[rows].astype(np.float64)
-    of_shown = None if values is None else values[torch.from_numpy(rows)]
 
-    total: Tensor | None = None
-    weights = torch.zeros(len(rows))
-    count = 0
+    def logits_of(points: Tensor) -> Tensor:
+        logits: Tensor = model(PointBatch.from_list([points]).to(device)).float().cpu()
+        if not logits.isfinite().all():
+            raise ValueError("the model gives NaN or infinite logits: its weights or the features are not finite")
+        return logits
+
     with evaluating(model), torch.inference_mode(), torch.autocast(device.type, dtype, enabled=dtype is not None):
-        for tile, weight in lay_tiles(shown, tile_points):
-            index, share = torch.from_numpy(tile), torch.from_numpy(weight)
-            points = torch.from_numpy(local_frame(shown[tile]))
-            if of_shown is not None:
-                points = torch.cat([points, of_shown[index]], 1)
-            logits = model(PointBatch.from_list([points]).to(device)).float().cpu()
-            if not logits.isfinite().all():
-                raise ValueError("the model gives NaN or infinite logits: its weights or the features are not finite")
-            if total is None:
-                total = torch.zeros(len(rows), logits.shape[1])
-            total.index_add_(0, index, logits * share[:, None])
-            weights.index_add_(0, index, share)
-            count += 1
-    assert total is not None
-    return SceneLogits(torch.from_numpy(rows), total / weights[:, None], _nearest(places, shown), count)
+        logits, count = scene.blend(tile_points, logits_of)
+    places = np.asarray(xyz.detach().cpu() if isinstance(xyz, Tensor) else xyz)
+    return SceneLogits(scene.rows, logits, _nearest(places, scene.xyz), count)
 
 
 def lay_tiles(xyz: np.ndarray, tile_points: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:

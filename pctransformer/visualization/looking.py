@@ -13,7 +13,7 @@
 | gradient_attention | attention that raises the score | attention | Chefer et al., 2021 |
 | grad_cam | tokens that speak for the score | | Selvaraju et al., 2017 |
 | saliency | points with which the score changes fast | | Simonyan et al., 2014 |
-| similarity | tokens with features like those at a point | | |
+| similarity | where features are like those at a point | | |
 | features_pca | the three directions in which features differ most, as colours | | Oquab et al., DINOv2, 2023 |
 
 All but the last three look from somewhere: of a classifier from the vector that is classified, unless a point is given;
@@ -55,7 +55,7 @@ from pctransformer.visualization.sources import (
     point,
     pooled_vector,
 )
-from pctransformer.visualization.token_features import HEAD, chosen_tokens, token_features
+from pctransformer.visualization.token_features import HEAD, TokenFeatures, chosen_tokens, token_features
 
 Method = Literal[
     "rollout", "last_layer", "layer", "class_token", "gradient_attention", "grad_cam", "saliency", "similarity",
@@ -112,8 +112,10 @@ def look(
     if query is not None and not 0 <= query < len(points):
         raise ValueError(f"query must be the row of one of {len(points)} points, got {query}")
     looked = _run(model, points, method, category, heads)
-    if method in ("similarity", "features_pca", "grad_cam"):
-        found = _of_tokens(looked, method, layers, query, box, target)
+    if method in ("similarity", "features_pca"):
+        found = [map_of_features(*_point_features(looked, method, layers), method, query)]
+    elif method == "grad_cam":
+        found = [_grad_cam(looked, layers, query, box, target)]
     elif method == "saliency":
         score = looked.score(query, box, target)
         (gradient,) = torch.autograd.grad(score, looked.points)
@@ -250,41 +252,75 @@ def _as_shares(found: AttentionMap) -> AttentionMap:
 
 
 # ---- gradients and features ------------------------------------------------------------------------------------------
-def _of_tokens(
+def _grad_cam(
     looked: _Looked,
-    method: Method,
     layers: str | Sequence[str] | None,
     query: int | None,
     box: Sequence[float] | Tensor | None,
     target: int | None,
-) -> list[PointMap]:
+) -> PointMap:
+    name, tokens = _tokens(looked, "grad_cam", layers)
+    score = looked.score(query, box, target)
+    (gradient,) = torch.autograd.grad(score, tokens.given, allow_unused=True)
+    if gradient is None:
+        raise ValueError(f"the score does not depend on {name}")
+    values = grad_cam(tokens.features, tokens.rows(gradient))
+    return _map(_carried(looked, tokens, values[:, None])[:, 0], _layer(name), None, query, "grad_cam")
+
+
+def point_features(
+    model: nn.Module, points: Tensor, *, layers: str | Sequence[str] | None = None
+) -> tuple[str | None, Tensor]:
+    """Features of tokens, carried to the points of a cloud.
+
+    Args:
+        model, points, layers: as of `look`, for "features_pca".
+
+    Returns:
+        name of the layer, None for what the head gets, and features (N, C).
+
+    Raises:
+        ValueError: no layer has that name and gives tokens.
+    """
+    return _point_features(_run(model, points, "features_pca", None, "mean"), "features_pca", layers)
+
+
+def map_of_features(layer: str | None, features: Tensor, method: Method, query: int | None) -> PointMap:
+    """What "similarity" or "features_pca" shows of features (N, C) of points.
+
+    Raises:
+        ValueError: similarity is asked for, and not to which point.
+    """
+    if method == "features_pca":
+        return _map(principal_components(features), layer, None, query, "feature components")
+    if query is None:
+        raise ValueError("similarity is to the features at a point; give its row")
+    return _map(cosine_similarity(features, query), layer, None, query, method)
+
+
+def _point_features(looked: _Looked, method: Method, layers: str | Sequence[str] | None) -> tuple[str | None, Tensor]:
+    name, tokens = _tokens(looked, method, layers)
+    return _layer(name), _carried(looked, tokens, tokens.features)
+
+
+def _tokens(looked: _Looked, method: Method, layers: str | Sequence[str] | None) -> tuple[str, TokenFeatures]:
     if layers is not None and not isinstance(layers, str):
         if len(layers) != 1:
             raise ValueError(f"{method} shows the tokens of one layer, got {list(layers)}")
         (layers,) = layers
-    name, tokens = chosen_tokens(looked.tokens, layers)
+    return chosen_tokens(looked.tokens, layers)
+
+
+def _carried(looked: _Looked, tokens: TokenFeatures, values: Tensor) -> Tensor:
+    """(N, k) at the points from values (T, k) of tokens."""
     xyz = looked.points[:, :3].detach()
     if tokens.is_flat:
         xyz = xyz * xyz.new_tensor([1, 1, 0])
-    if method == "grad_cam":
-        score = looked.score(query, box, target)
-        (gradient,) = torch.autograd.grad(score, tokens.given, allow_unused=True)
-        if gradient is None:
-            raise ValueError(f"the score does not depend on {name}")
-        values = grad_cam(tokens.features, tokens.rows(gradient))[:, None]
-    elif method == "similarity":
-        if query is None:
-            raise ValueError("similarity is to the tokens at a point; give its row")
-        nearest = int((tokens.xyz - xyz[query]).square().sum(1).argmin())
-        values = cosine_similarity(tokens.features, nearest)[:, None]
-    else:
-        values = tokens.features
-    carried = to_points(values.detach().float(), tokens.xyz.float(), xyz)
-    layer = None if name == HEAD else name
-    if method == "features_pca":
-        # directions in which the points shown differ: cells of a map in which there are none would have a say otherwise
-        return [_map(principal_components(carried), layer, None, query, "feature components")]
-    return [_map(carried[:, 0], layer, None, query, method)]
+    return to_points(values.detach().float(), tokens.xyz.float(), xyz)
+
+
+def _layer(name: str) -> str | None:
+    return None if name == HEAD else name
 
 
 def _map(values: Tensor, layer: str | None, head: int | None, query: int | None, method: str) -> PointMap:

@@ -8,6 +8,9 @@ from torch.nn import functional
 
 from pctransformer.ops import interpolate
 
+_ROUNDING = 1e-5
+"""What is smaller than this share of the largest of its kind is taken for rounding of float32, and for nothing."""
+
 
 def grad_cam(features: Tensor, gradient: Tensor) -> Tensor:
     """How much tokens speak for a score: their channels, weighted by the mean gradient of the score by each channel.
@@ -36,8 +39,13 @@ def input_gradient(gradient: Tensor) -> Tensor:
 
 
 def cosine_similarity(features: Tensor, row: int) -> Tensor:
-    """(T,) in [-1, 1]: cosine between the features (T, C) of each token and those of one."""
-    return functional.cosine_similarity(features, features[row], dim=1)
+    """(T,) in [-1, 1]: cosine between the features (T, C) of each token and those of one; 0 for one without features.
+
+    Features a hundred thousandth as long as the longest count as none: they have a direction by rounding alone.
+    """
+    length = features.norm(dim=1)
+    cosine = functional.cosine_similarity(features, features[row], dim=1)
+    return torch.where(length > _ROUNDING * length.max(), cosine, 0)
 
 
 def principal_components(features: Tensor, count: int = 3) -> Tensor:
@@ -51,7 +59,7 @@ def principal_components(features: Tensor, count: int = 3) -> Tensor:
     features = features.double()
     centred = features - features.mean(0)
     variance, directions = torch.linalg.eigh(centred.T @ centred)  # (C,) rising, (C, C)
-    least = (1e-5 * features.norm()).square()
+    least = (_ROUNDING * features.norm()).square()
     found = centred @ torch.where(variance > least, directions, 0).flip(1)[:, :count]
     largest = found.gather(0, found.abs().argmax(0, keepdim=True))
     found = torch.where(largest < 0, -found, found).float()

@@ -65,6 +65,24 @@ def test_without_an_image(scan, tmp_path, capsys):
     assert err == ""
 
 
+def test_scans_without_a_calibration_are_said_once(scan, tmp_path, capsys):
+    """All of them was looked at, by a detector that knows only what the camera sees; unless that is asked for."""
+    alone = []
+    for name in ("a.bin", "b.bin"):
+        alone.append(tmp_path / name)
+        alone[-1].write_bytes(scan.read_bytes())
+    _, (first, *_) = predict([*alone, scan], tmp_path / "out", pictures=False)
+    err = capsys.readouterr().err
+    assert err.startswith(
+        f"pctransformer: {alone[0]}: no calibration lies beside it, so that all points in the model's "
+    )
+    assert "velodyne/000008.bin and calib/000008.txt (so for 2 files)\n" in err
+    assert err.count("\n") == 1
+    assert first["points"] > predict([scan], tmp_path / "seen", pictures=False)[1][0]["points"]
+    predict(alone[:1], tmp_path / "around", pictures=False, around=True)
+    assert capsys.readouterr().err == ""
+
+
 def test_broken_images_and_labels_are_said(scan, tmp_path, capsys):
     """The boxes are found all the same."""
     image = scan.parents[1] / "image_2" / "000002.png"

@@ -9,15 +9,16 @@ from matplotlib.image import imread
 
 from pctransformer import cli, load, record_attention
 from pctransformer.datasets import read_points, write_ply
+from pctransformer.evaluation.tiles import segment_scene
 from pctransformer.models import create_model
-from pctransformer.models.tensor_file import write_tensors
+from pctransformer.models.tensor_file import read_tensors, write_tensors
 from pctransformer.training.settings import DetectionTraining, ScanData, to_json
 from pctransformer.visualization.map_view import MapView
 from pctransformer.visualization.point_maps import PointMaps
 from pctransformer.visualization.rollout import attention_rollout, layer_attention
 from pctransformer.visualization.sources import attention_layers, pooled_vector
 from tests.datasets.kitti.files import BOXES, write_kitti
-from tests.trained import write_checkpoint, write_part_checkpoint
+from tests.trained import ROOM_PARTS, write_checkpoint, write_part_checkpoint, write_scene_checkpoint
 
 SCAN = {"point_range": [0, -8, -3, 16, 8, 1], "num_tokens": 64, "num_queries": 12}
 
@@ -137,6 +138,77 @@ def test_parts(tmp_path, cup):
     assert found.maps[0].values.sum() == pytest.approx(1, abs=1e-4)
     nearness = np.linalg.norm(found.xyz - found.xyz[3], axis=1)
     assert found.maps[0].values @ nearness < nearness.mean()  # skips keep it near the point
+
+
+@pytest.fixture
+def room(tmp_path):
+    """A checkpoint whose tiles are smaller than the room, and the room."""
+    path = write_scene_checkpoint(tmp_path / "rooms" / "checkpoints" / "best.safetensors", tile_points=200)
+    write_ply(tmp_path / "room.ply", np.random.default_rng(0).uniform(0, [5, 4, 2.5], (900, 3)))
+    return path, tmp_path / "room.ply"
+
+
+def test_a_room_from_the_surest_point_of_a_class(room, tmp_path, capsys):
+    """By default of the class that most points have; all points that the model is shown are there, 200 have values."""
+    model, file = room
+    predictor = load(model)
+    found = segment_scene(predictor.model, read_points(file), cell_size=0.2, tile_points=200)
+    probability = found.logits.softmax(1)
+    for name, options in ((ROOM_PARTS[found.labels.bincount().argmax()], []), ("chair", ["--target", "chair"])):
+        out = tmp_path / name / str(len(options))
+        out.parent.mkdir(exist_ok=True)
+        assert show(file, "--model", model, *options, "--to", "npz", "--out", out) == 0
+        maps = PointMaps.load_npz(out / "room.npz")
+        (one,) = maps.maps
+        assert one.query == int(probability[:, ROOM_PARTS.index(name)].argmax())
+        np.testing.assert_allclose(maps.xyz, read_points(file)[found.rows], atol=1e-6)
+        assert one.values.sum() == pytest.approx(1, abs=1e-4)
+        assert 0 < (one.values > 0).sum() <= 200
+        said = capsys.readouterr().out
+        label = int(probability[one.query].argmax())
+        assert f"looking from point {one.query}, {ROOM_PARTS[label]} {probability[one.query, label]:.1%}\n" in said
+        assert "from a point the model sees the 200 that are nearest, and none of the others\n" in said
+
+
+def test_features_of_a_whole_room(room, tmp_path, capsys):
+    model, file = room
+    options = ["--method", "features_pca", "--to", "npz", "ply", "--out", tmp_path / "out"]
+    assert show(file, "--model", model, *options) == 0
+    (one,) = PointMaps.load_npz(tmp_path / "out" / "room.npz").maps
+    assert one.is_color
+    assert np.linalg.matrix_rank(one.values) == 3
+    said = capsys.readouterr().out
+    assert "looking from" not in said
+    assert "none of the others" not in said
+    colors = read_points(tmp_path / "out" / "room.ply", features=("red", "green", "blue"))[:, 3:]
+    np.testing.assert_allclose(colors, 255 * one.colors()[0], atol=0.51)
+
+
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [
+        (["--query", 5000], "--query must be the row of one of "),
+        (["--up", "y"], "--up y: scenes must stand upright along z, as in training"),
+        (["--category", "chair"], "--category is not for a model of scenes"),
+        (["--target", "chiar"], "--target: there is no 'chiar'; did you mean 'chair'?"),
+    ],
+)
+def test_rooms_that_are_refused(room, tmp_path, capsys, options, text):
+    model, file = room
+    assert show(file, "--model", model, *options, "--out", tmp_path / "out") == 2
+    assert text in capsys.readouterr().err
+
+
+def test_a_scan_without_a_calibration_is_said(detector, tmp_path, capsys):
+    """Only where the detector knows no more than what a camera sees."""
+    model, scan = detector
+    assert show(scan, "--model", model, "--score", 0, "--to", "npz", "--out", tmp_path / "a") == 0
+    assert capsys.readouterr().err == ""
+    about = DetectionTraining(model="point_detr_small", data=ScanData(camera_view=True))
+    weights, known = read_tensors(model)
+    write_tensors(model, weights, {**known, "settings": to_json(about)})
+    assert show(scan, "--model", model, "--score", 0, "--to", "npz", "--out", tmp_path / "b") == 0
+    assert "scan.bin: no calibration lies beside it, so that all points" in capsys.readouterr().err
 
 
 def test_a_box_of_a_scan(detector, tmp_path, capsys):

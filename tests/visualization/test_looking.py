@@ -165,7 +165,7 @@ def test_tokens_are_caught_with_their_places():
         ("npct", {"method": "layer", "heads": (7,)}, r"attention.0 has heads 0 to 0, got \[7\]"),
         ("npct", {"method": "grad_cam", "target": 5}, "target must be a class from 0 to 4, got 5"),
         ("npct", {"method": "grad_cam", "layers": "nothing"}, "called nothing gives tokens with places; there are"),
-        ("npct", {"method": "similarity"}, "similarity is to the tokens at a point; give its row"),
+        ("npct", {"method": "similarity"}, "similarity is to the features at a point; give its row"),
         ("point_transformer_v3_seg", {}, "says something of each place: look from one, give the row of a point"),
         ("voxel_transformer", {}, "look from one, give a box that it found"),
         ("voxel_transformer", {"method": "saliency", "query": 1}, "the scores of a detector are those of its boxes"),

@@ -26,6 +26,8 @@ def test_input_gradient_by_hand():
 def test_cosines_by_hand():
     features = torch.tensor([[1.0, 0.0], [2.0, 0.0], [0.0, 5.0], [-1.0, 0.0], [1.0, 1.0]])
     assert cosine_similarity(features, 0).tolist() == pytest.approx([1, 1, 0, -1, 0.5**0.5])
+    features[1] = 1e-7
+    assert cosine_similarity(features, 0)[1] == 0
 
 
 def test_components_by_hand():
