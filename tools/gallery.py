@@ -203,7 +203,7 @@ PICTURES: tuple[Picture, ...] = (
         "Point Transformer: seven ways to look",
         (
             "The same of a toilet by Point Transformer. Its last features are those of four points, which makes "
-            "Grad-CAM and similarity smooth: mind the colour bars, similarity goes from 0.96 to 0.995 only. Colours "
+            "Grad-CAM and similarity smooth: mind the colour bars, similarity goes from 0.98 to 1 only. Colours "
             "show the four: black at the top of the tank, blue at its lower end, green at the front of the bowl, red "
             "at the foot, and mixtures between them."
         ),

@@ -77,7 +77,7 @@ def look_at_scene(
         found = tuple(
             dataclasses.replace(one, values=_placed(one.values, rows, len(scene)), query=query) for one in seen.maps
         )
-    return PointMaps(scene.xyz.astype(np.float32), found, title)
+    return PointMaps(scene.xyz.astype(np.float32), found, title, is_room=True)
 
 
 def _placed(values: np.ndarray, rows: np.ndarray, count: int) -> np.ndarray:

@@ -15,6 +15,8 @@ from pctransformer.visualization.style import GREY
 Color = tuple[float, float, float]
 _LOOKED_AT = 0.5
 """Share of what is looked at from a box that is to be seen around it."""
+_BELOW_CEILING = 0.75
+"""Share of the height of a room below which points are drawn."""
 _LEAST_RADIUS = 8.0
 """Metres that are to be seen around a box at least."""
 
@@ -45,7 +47,7 @@ class MapView:
     Attributes:
         xyz: (N, 3) float64, z upright.
         azimuth_deg, elevation_deg: from where pictures look, and pages and windows in the beginning, see `camera`: from
-            the front right, and over scans with boxes from behind, where x points forward.
+            the front right, into rooms steeply, and over scans with boxes from behind, where x points forward.
         middle: (3,) what stands in the middle then.
         radius: nearly all points, and all boxes found, are no farther from the middle then, across or upwards; one
             point far off does not make the others small. Where all maps are from boxes, it is those boxes and most of
@@ -53,6 +55,7 @@ class MapView:
         dot: width of a dot, in the units of xyz.
         wires: boxes, true ones first.
         legend: what colours of wires mean.
+        ceiling: height above which points are left out, those of a room that would hide it; none that is looked from.
     """
 
     xyz: np.ndarray
@@ -63,6 +66,7 @@ class MapView:
     dot: float
     wires: tuple[Wire, ...]
     legend: tuple[tuple[str, Color], ...]
+    ceiling: float = np.inf
 
     @classmethod
     def of(cls, point_maps: PointMaps, *, whole: bool = False) -> MapView:
@@ -74,6 +78,12 @@ class MapView:
         """
         xyz = upright(point_maps.xyz, point_maps.up)
         azimuth_deg, elevation_deg = (-55.0, 25.0) if point_maps.boxes is None else (195.0, 35.0)
+        ceiling = np.inf
+        if point_maps.is_room and len(xyz):
+            elevation_deg = 55.0
+            low, high = xyz[:, 2].min(), xyz[:, 2].max()
+            sources = [float(xyz[found.query, 2]) for found in point_maps.maps if found.query is not None]
+            ceiling = max([float(low + _BELOW_CEILING * (high - low)), *sources])
         axes = camera(elevation_deg, azimuth_deg)
         middle, radius = np.zeros(3), 1.0
         wires, legend = _wires(point_maps.boxes, point_maps.up) if point_maps.boxes is not None else ((), ())
@@ -88,12 +98,17 @@ class MapView:
             radius = min(radius, float(np.abs((everything - middle) @ axes[:2].T).max())) or 1.0
             if len(corners) and len(points) < len(xyz):
                 radius = max(radius, _LEAST_RADIUS)
-        return cls(xyz, azimuth_deg, elevation_deg, middle, radius, _dot(xyz, radius), wires, legend)
+        return cls(xyz, azimuth_deg, elevation_deg, middle, radius, _dot(xyz, radius), wires, legend, ceiling)
 
     @property
     def found(self) -> tuple[Wire, ...]:
         """Boxes that were found, as in `BoxView`."""
         return tuple(wire for wire in self.wires if wire.words)
+
+    @property
+    def shown(self) -> np.ndarray:
+        """(n,) int64 rows of the points that are drawn, rising."""
+        return np.flatnonzero(self.xyz[:, 2] <= self.ceiling)
 
     @property
     def axes(self) -> np.ndarray:

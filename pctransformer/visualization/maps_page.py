@@ -25,11 +25,11 @@ def write_page(
 ) -> None:
     """Write a page that shows one map at a time: turned by the mouse, chosen by values, layer, head and query point.
 
-    A click on a point looks from there where there is a map of it. Boxes are wires with the names of their classes.
-    The page runs from the disk, in any browser with WebGL, and asks the network for nothing, which its content security
-    policy forbids as well. Coordinates are stored in 65 536 steps along each axis, values as one of the colour map's
-    216 shades, three of them that are a colour as such: 6 bytes for a point and 1 for each of its values, a third more
-    as text.
+    A click on a point looks from there where there is a map of it. Rooms are cut below their ceiling, or where a slider
+    says. Boxes are wires with the names of their classes. The page runs from the disk, in any browser with WebGL, and
+    asks the network for nothing, which its content security policy forbids as well. Coordinates are stored in 65 536
+    steps along each axis, values as one of the colour map's 216 shades, three of them that are a colour as such: 6
+    bytes for a point and 1 for each of its values, a third more as text.
 
     Args:
         point_maps: the cloud and its maps; the first is shown first.
@@ -77,6 +77,7 @@ def page_data(point_maps: PointMaps, scaling: Scaling, whole: bool = False) -> d
         "middle": view.middle.tolist(),
         "radius": view.radius,
         "dot": view.dot,
+        "ceiling": view.ceiling if np.isfinite(view.ceiling) else None,
         "lines": [
             {
                 "points": np.round(wire.points[wire.lines.reshape(-1)], 3).reshape(-1).tolist(),

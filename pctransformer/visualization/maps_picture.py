@@ -71,9 +71,14 @@ def maps_figure(
     if len(maps) < len(point_maps.maps):
         remarks.append(f"the picture shows the first {len(maps)} of {len(point_maps.maps)} maps")
     view = MapView.of(point_maps, whole=whole)
-    kept = np.random.default_rng(0).permutation(len(view.xyz))[:MAX_DOTS]
-    if len(kept) < len(view.xyz):
-        remarks.append(f"the picture shows {len(kept)} of {len(view.xyz)} points, drawn by chance")
+    visible = view.shown
+    if len(visible) < len(view.xyz):
+        remarks.append(
+            f"the picture leaves out {len(view.xyz) - len(visible)} points near the ceiling, which hide others"
+        )
+    kept = np.random.default_rng(0).permutation(visible)[:MAX_DOTS]
+    if len(kept) < len(visible):
+        remarks.append(f"the picture shows {len(kept)} of {len(visible)} points, drawn by chance")
     seen = (view.xyz - view.middle) @ view.axes.T
     ends = np.array([wire.points[wire.lines] for wire in view.wires]).reshape(-1, 2, 3)
     ends = (ends - view.middle) @ view.axes.T
@@ -91,7 +96,7 @@ def maps_figure(
         remarks.append(f"the picture is drawn by matplotlib: {error}")
 
     # flat scenes leave room above and below: panels are cut to what is there
-    drawn = np.concatenate([seen, ends.reshape(-1, 3)])[:, :2]
+    drawn = np.concatenate([seen[visible], ends.reshape(-1, 3)])[:, :2]
     inside = drawn[np.abs(drawn).max(1) < half, 1]
     low, high = (inside.min(), inside.max()) if len(inside) else (-half, half)
     tall = float(np.clip((high - low) / (2 * half) + 0.08, 0.3, 1))  # of the side
@@ -127,7 +132,7 @@ def maps_figure(
             axes.add_collection(LineCollection(list(lines), colors="white", linewidths=3.6))
             axes.add_collection(LineCollection(list(lines), colors="black", linewidths=1.8))
         if found.query is not None:
-            _ring(axes, seen[found.query], _is_hidden(seen, found.query, view.dot))
+            _ring(axes, seen[found.query], _is_hidden(seen[visible], seen[found.query], view.dot))
         if side > 4:
             _words(axes, view, found.box)
         _bar(figure, found, scale, left, bottom, side)
@@ -144,9 +149,9 @@ def _plain_dots(axes: Any, seen: np.ndarray, colors: np.ndarray, width: float) -
     axes.scatter(*seen[order, :2].T, c=colors[order], s=width**2, linewidths=0.07 * width, edgecolors=rims)
 
 
-def _is_hidden(seen: np.ndarray, row: int, dot: float) -> bool:
+def _is_hidden(seen: np.ndarray, point: np.ndarray, dot: float) -> bool:
     """Whether the dot of another point lies over the middle of this one."""
-    off = seen - seen[row]
+    off = seen - point
     return bool(((np.hypot(off[:, 0], off[:, 1]) < dot / 2) & (off[:, 2] > dot)).any())
 
 

@@ -131,9 +131,10 @@ class _Window:
             self.pressed_at = None
             camera = self.scene.scene.camera
             projection = np.asarray(camera.get_projection_matrix()) @ np.asarray(camera.get_view_matrix())
-            row = point_under(self.view.xyz, projection, (frame.width, frame.height), at) if is_click else None
+            shown = self.view.shown
+            row = point_under(self.view.xyz[shown], projection, (frame.width, frame.height), at) if is_click else None
             if row is not None:
-                self.choice = self.choice.choose("query", row)
+                self.choice = self.choice.choose("query", int(shown[row]))
                 self._show()
         return gui.SceneWidget.EventCallbackResult.IGNORED
 
@@ -187,8 +188,8 @@ def show_map(scene: Any, view: MapView, colors: np.ndarray, found: PointMap, sca
     material = MaterialRecord()
     material.shader = "defaultUnlit"
     material.point_size = scaling * float(np.clip(400 * view.dot / view.radius, 2.5, 12))
-    cloud = open3d.geometry.PointCloud(open3d.utility.Vector3dVector(view.xyz))
-    cloud.colors = open3d.utility.Vector3dVector(colors.astype(np.float64))
+    cloud = open3d.geometry.PointCloud(open3d.utility.Vector3dVector(view.xyz[view.shown]))
+    cloud.colors = open3d.utility.Vector3dVector(colors[view.shown].astype(np.float64))
     scene.add_geometry("points", cloud, material)
     if found.box is not None:
         wires = MaterialRecord()

@@ -147,6 +147,8 @@ class PointMaps:
         title: what the cloud is, for a person, for instance "chair_0890.off: chair 97.0%".
         boxes: where objects were looked for.
         up: the axis that stands upright, see `pctransformer.visualization.clouds.draw_cloud`.
+        is_room: whether what is looked at is inside, between walls and below a ceiling: it is seen from steeply above
+            then, without what is near the ceiling.
     """
 
     xyz: np.ndarray
@@ -154,6 +156,7 @@ class PointMaps:
     title: str
     boxes: BoxView | None = None
     up: Up = "z"
+    is_room: bool = False
 
     def __post_init__(self) -> None:
         _check_floats(self.xyz, "xyz", 2, 3)
@@ -176,7 +179,7 @@ class PointMaps:
 
         Its arrays are: xyz (N, 3) and values (R, N) float32, a row for each of M maps, or three for its red, green and
         blue; channels (M,) int64, that 1 or 3; layer (M,) and method (M,) text, an empty layer for all together; head,
-        query and box (M,) int64, -1 for none; title and up; and, where there are boxes, box_found, box_labels,
+        query and box (M,) int64, -1 for none; title, up and is_room; and, where there are boxes, box_found, box_labels,
         box_scores, box_true, box_true_labels, box_class_names.
         """
         columns = {
@@ -190,6 +193,7 @@ class PointMaps:
             "box": np.array([-1 if found.box is None else found.box for found in self.maps], np.int64),
             "title": np.array(self.title),
             "up": np.array(self.up),
+            "is_room": np.array(self.is_room),
         }
         if self.boxes is not None:
             for field in dataclasses.fields(BoxView):
@@ -219,6 +223,7 @@ class PointMaps:
                 str(columns["title"]),
                 _boxes(columns) if "box_found" in columns else None,
                 str(columns["up"]),  # type: ignore[arg-type]  # __post_init__ checks it
+                bool(columns["is_room"]),
             )
         except KeyError as error:
             raise FileFormatError(path, f"it holds no maps of points: there is no array {error}") from None

@@ -243,6 +243,24 @@ def test_browser_draws_three_values_as_colours(visit):
     assert seen.page.inner_text("#scaling") == "Linear from the 1st to the 99th of a hundred values; darker is more."
 
 
+def test_browser_cuts_rooms_below_their_ceiling(visit):
+    """The ball without its upper quarter, where neither dots are drawn nor clicks meet any; with it by the slider."""
+    maps, _, _ = cloud()
+    seen = visit(PointMaps(maps.xyz, maps.maps[:1], "", is_room=True))
+    dark = np.rint(color_table()[-1] * 255)
+    below = near(seen.picture(), dark).sum()
+    row = int((maps.xyz @ [0.33, -0.47, 0.82]).argmax())  # nearest to the camera, above the cut
+    assert maps.xyz[row, 2] > 0.6
+    seen.page.mouse.click(*seen.screen(row))
+    assert f"Point {row}:" not in seen.words()
+    seen.page.evaluate("document.getElementById('height').value = 65535; document.getElementById('height').oninput()")
+    assert near(seen.picture(), dark).sum() > 1.5 * below
+    seen.page.mouse.click(*seen.screen(row))
+    assert f"Point {row}:" in seen.words()
+    ball = visit(maps)
+    assert not ball.page.is_visible("#height")
+
+
 def test_browser_switches_layers_and_queries(visit):
     maps, front, rest = cloud()
     seen = visit(maps)

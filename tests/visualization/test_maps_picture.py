@@ -182,6 +182,25 @@ def test_box_that_is_looked_from(monkeypatch):
     assert page_data(looked, "linear", whole=True)["radius"] > 40
 
 
+def test_rooms_are_seen_from_above_without_their_ceiling(monkeypatch):
+    """A box with floor and ceiling: of 400 points a quarter lies in the upper fourth, unless one looks from there."""
+    monkeypatch.setattr(module, "render", refuse)
+    maps = cloud(maps=1)
+    room = dataclasses.replace(maps, is_room=True, maps=(dataclasses.replace(maps.maps[0], query=None),))
+    view = MapView.of(room)
+    z = maps.xyz[:, 2]
+    assert view.elevation_deg > MapView.of(maps).elevation_deg + 20
+    limit = z.min() + 0.75 * np.ptp(z)
+    assert view.shown.tolist() == np.flatnonzero(z <= limit).tolist()
+    figure, remarks = maps_figure(room)
+    assert len(figure.axes[0].collections[0].get_offsets()) == len(view.shown) < 330
+    assert remarks[0] == f"the picture leaves out {400 - len(view.shown)} points near the ceiling, which hide others"
+    top = int(z.argmax())
+    from_top = dataclasses.replace(room, maps=(dataclasses.replace(maps.maps[0], query=top),))
+    assert len(MapView.of(from_top).shown) == 400
+    assert len(MapView.of(maps).shown) == 400  # it is no room
+
+
 def test_what_is_left_out_is_said(monkeypatch):
     monkeypatch.setattr(module, "render", refuse)
     monkeypatch.setattr(module, "MAX_PANELS", 2)

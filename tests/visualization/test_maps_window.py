@@ -126,6 +126,19 @@ class Scene:
         self.held.pop(name, None)
 
 
+def test_rooms_are_cut_below_their_ceiling():
+    open3d = pytest.importorskip("open3d")
+    xyz = np.array([[0, 0, 0], [1, 0, 1], [0, 1, 2], [1, 1, 2.5]], np.float32)
+    found = PointMap(np.ones(4, np.float32), None, None, None, "rollout")
+    view = MapView.of(PointMaps(xyz, (found,), "", is_room=True))
+    scene = Scene()
+    show_map(scene, view, np.eye(4)[:, :3], found)
+    points = scene.held["points"][0]
+    assert isinstance(points, open3d.geometry.PointCloud)
+    assert np.asarray(points.points).tolist() == xyz[:2].tolist()
+    assert np.asarray(points.colors).tolist() == np.eye(4)[:2, :3].tolist()
+
+
 def test_boxes_and_the_one_that_is_looked_from():
     """Wires of all, black and broad over the one; nothing of it is left when a point is looked from."""
     pytest.importorskip("open3d")

@@ -48,7 +48,9 @@ def colored():
     return first, PointMap(floats(20, 3), None, None, None, "feature components"), second
 
 
-@pytest.mark.parametrize("changes", [{}, {"boxes": None, "title": "Stühle", "up": "z"}, {"maps": colored()}])
+@pytest.mark.parametrize(
+    "changes", [{}, {"boxes": None, "title": "Stühle", "up": "z"}, {"maps": colored(), "is_room": True}]
+)
 def test_files_give_back_what_was_written(tmp_path, changes):
     maps = example(**changes)
     maps.save_npz(tmp_path / "maps.npz")
