@@ -109,7 +109,7 @@ def run(config: Config) -> int:
 
         for one in maps.maps:
             share = half_of_weight(one.values)
-            print(f"{one.name}: {f'half of it on {share:.1%}' if share else 'nothing'} of {len(maps)} points")
+            print(f"{one.name}: {f'half of it on {100 * share:.2g}%' if share else 'nothing'} of {len(maps)} points")
     if config.method == "rollout" and (others := _passed_over(predictor.model, maps, predictor.device)):
         print(f"not in it, since tokens mix there without weights of pairs: {', '.join(others)}")
     if folder is not None:

@@ -15,7 +15,7 @@ from pctransformer.models.tensor_file import read_tensors, write_tensors
 from pctransformer.training.settings import DetectionTraining, ScanData, to_json
 from pctransformer.visualization.map_view import MapView
 from pctransformer.visualization.point_maps import PointMaps
-from pctransformer.visualization.rollout import attention_rollout, layer_attention
+from pctransformer.visualization.rollout import attention_rollout, half_of_weight, layer_attention
 from pctransformer.visualization.sources import attention_layers, pooled_vector
 from tests.datasets.kitti.files import BOXES, write_kitti
 from tests.trained import ROOM_PARTS, write_checkpoint, write_part_checkpoint, write_scene_checkpoint
@@ -168,6 +168,8 @@ def test_a_room_from_the_surest_point_of_a_class(room, tmp_path, capsys):
         label = int(probability[one.query].argmax())
         assert f"looking from point {one.query}, {ROOM_PARTS[label]} {probability[one.query, label]:.1%}\n" in said
         assert "from a point the model sees the 200 that are nearest, and none of the others\n" in said
+        share = 100 * half_of_weight(one.values)
+        assert f"{one.name}: half of it on {share:.2g}% of {len(maps)} points\n" in said
 
 
 def test_features_of_a_whole_room(room, tmp_path, capsys):
