@@ -17,6 +17,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from pctransformer.training.settings import shared_by_seeds
+
 METRICS = ("bev", "3d")
 
 
@@ -44,7 +46,7 @@ def grouped(runs: Iterable[Path]) -> dict[str, list[dict[str, Any]]]:
         options = " ".join(f"{name}={value}" for name, value in settings["model_options"].items())
         found.setdefault(f"{settings['model']} {options}".strip(), []).append(run)
     for name, group in found.items():
-        shared = [{k: v for k, v in run["settings"].items() if k not in ("seed", "out", "resume")} for run in group]
+        shared = [shared_by_seeds("detection", run["settings"]) for run in group]
         if any(settings != shared[0] for settings in shared):
             raise ValueError(f"the runs of {name} differ in more than their seed")
         if len({run["settings"]["seed"] for run in group}) < len(group):

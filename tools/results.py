@@ -14,9 +14,12 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import statistics
 from pathlib import Path
 from typing import Any
+
+from pctransformer.training.settings import shared_by_seeds
 
 DOCS = Path(__file__).parents[1] / "docs"
 MEASURES = {
@@ -83,10 +86,10 @@ def entry(title: str, runs: list[dict[str, Any]]) -> dict[str, Any]:
     Raises:
         ValueError: they differ in more than their seed and their folder.
     """
-    shared = [{k: v for k, v in run["settings"].items() if k not in ("seed", "out", "resume")} for run in runs]
+    first = runs[0]["results"]
+    shared = [shared_by_seeds(first["task"], run["settings"]) for run in runs]
     if any(settings != shared[0] for settings in shared):
         raise ValueError("the runs differ in more than their seed; give them titles of their own")
-    first = runs[0]["results"]
     measures = MEASURES[first["task"]]
     reached = [
         {
@@ -129,6 +132,12 @@ def line(row: dict[str, Any]) -> str:
     return f"| {' | '.join(cells)} |"
 
 
+def written(rows: list[dict[str, Any]]) -> str:
+    """JSON, indented, but what holds nothing nested stands on one line."""
+    text = json.dumps(rows, indent=1, ensure_ascii=False)
+    return re.sub(r"\{[^][{}]*\}|\[[^][{}]*\]", lambda found: re.sub(r"\n *", " ", found[0]), text) + "\n"
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("results", nargs="+", type=Path, metavar="RUN|JSON")
@@ -145,7 +154,7 @@ def main() -> None:
         print(line(row))
     kept = json.loads(arguments.json.read_text()) if arguments.json.exists() else []
     rows = [other for other in kept if other["title"] != row["title"]] + [without_folders(row)]
-    arguments.json.write_text(json.dumps(rows, indent=1, ensure_ascii=False) + "\n")
+    arguments.json.write_text(written(rows))
 
 
 if __name__ == "__main__":

@@ -424,6 +424,24 @@ def from_json(kind: type[Settings], values: dict[str, Any]) -> Settings:
     return kind(**made)
 
 
+def shared_by_seeds(task: str, values: dict[str, Any]) -> dict[str, Any]:
+    """What trainings share that differ in nothing but their seed, to compare runs by.
+
+    Args:
+        task: of both.
+        values: of `to_json`, perhaps by an older version.
+
+    Returns:
+        the same by this version, without seed and folders.
+
+    Raises:
+        ValueError: see `from_json`.
+    """
+    kind = next(kind for kind in Training.__subclasses__() if kind.task == task)
+    told = to_json(from_json(kind, values))
+    return {name: value for name, value in told.items() if name not in ("seed", "out", "resume")}
+
+
 def to_arguments(settings: Any, default: Any = None) -> list[str]:
     """The words of a command line that gives these settings: flags and values of all that is not as by default.
 

@@ -54,6 +54,12 @@ def test_runs_that_do_not_belong_together_are_refused(tmp_path):
     one = write_run(tmp_path / "a")
     with pytest.raises(ValueError, match="second_small differ in more than their seed"):
         TOOL["grouped"]([one, write_run(tmp_path / "b", seed=1, optimization={"epochs": 3})])
+    older = json.loads((one / "settings.json").read_text())  # without what has a default; a later one wrote it out
+    (tmp_path / "later").mkdir()
+    later = {**older, "seed": 2, "data": {"label_fraction": 1.0}}
+    (tmp_path / "later" / "settings.json").write_text(json.dumps(later))
+    (tmp_path / "later" / "results.json").write_text((one / "results.json").read_text())
+    assert len(TOOL["grouped"]([one, tmp_path / "later"])["second_small"]) == 2
     with pytest.raises(ValueError, match="two runs of second_small have the same seed"):
         TOOL["grouped"]([one, write_run(tmp_path / "c")])
     (one / "results.json").write_text(json.dumps({"task": "classification"}))
