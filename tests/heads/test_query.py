@@ -231,7 +231,7 @@ def loss_by_loops(output: QueryOutput, boxes: BoxBatch) -> dict[str, float]:
                     said = torch.cat([code[:3] + point, code[3:6].exp(), torch.zeros(1)])  # the heading does not count
                     overlap += 1 - turned_giou(said, boxes.boxes[row]).item()
         objects = max(1, len(pairs))
-        parts = {"box": box / 2, "overlap": overlap, "direction": direction}
+        parts = {"box": box / 2, "overlap": overlap, "direction": direction / 5}
         each.append({"class": entropy / weights, **{name: part / objects for name, part in parts.items()}})
     return {**each[-1], "auxiliary": sum(sum(one.values()) for one in each[:-1])}
 
