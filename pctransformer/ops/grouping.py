@@ -35,7 +35,7 @@ def gather(features: Tensor, index: Tensor) -> Tensor:
     _checks.index(index, features)
     if index.dim() == 0:
         raise ValueError("index must have at least one axis, got a single number; use index[None]")
-    rows = _library.call(_gather, features.contiguous(), index.reshape(-1))
+    rows = _library.call(_gather, features.contiguous(), index.reshape(-1).contiguous())
     return rows.view(*index.shape, features.shape[1])
 
 
@@ -247,7 +247,7 @@ def _sum_back(grad: Tensor, index: Tensor, weight: Tensor | None, rows: int) -> 
 def _sum_back_sorted(grad: Tensor, index: Tensor, weight: Tensor | None, rows: int) -> Tensor:
     """The same, repeatable on CUDA, where `gather_backward` adds in whatever order threads come."""
     terms = grad[:, None] if weight is None else grad[:, None] * weight[..., None]
-    terms = terms.expand(*index.shape, -1).flatten(0, 1)
+    terms = terms.expand(*index.shape, -1).flatten(0, 1).contiguous()  # a gradient may be a view, as that of a sum is
     order, offsets = _sort_index(index.reshape(-1), rows)
     return _segment_sum(terms, offsets, order, False).to(grad.dtype)
 

@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pctransformer.ops import _library, gather, group, interpolate, reference
-from pctransformer.ops.grouping import _sum_back_sorted
+from pctransformer.ops.grouping import _sum_back, _sum_back_sorted
 from tests.ops.clouds import RAGGED_SIZES, offsets_of, packed_clouds, ragged
 
 OPERATORS = torch.ops.pctransformer
@@ -221,6 +221,21 @@ def test_sorted_gradients_are_the_same():
     one = index[:, :1].contiguous()
     half = grad.bfloat16()
     assert torch.equal(_sum_back_sorted(half, one, None, 30), OPERATORS.gather_backward(half, one, None, 30))
+
+
+@pytest.mark.parametrize("order", [_sum_back, _sum_back_sorted])
+def test_gradients_come_as_views_too(order):
+    index = torch.tensor([[0], [2], [2], [-1]])
+    of_a_sum, turned = torch.ones(()).expand(4, 3), torch.arange(12.0).view(3, 4).t()
+    assert order(of_a_sum, index, None, 3)[:, 0].tolist() == [1, 0, 2]
+    assert order(turned, index, None, 3).tolist() == [[0, 4, 8], [0, 0, 0], [3, 11, 19]]
+    assert order(turned, index, torch.full((4, 1), 2.0), 3)[2].tolist() == [6, 22, 38]
+
+
+def test_an_index_may_be_a_view():
+    features = torch.arange(8.0).view(4, 2)
+    assert gather(features, torch.tensor([3]).expand(2)).tolist() == [[6, 7], [6, 7]]
+    assert gather(features, torch.arange(4)[::2]).tolist() == [[0, 1], [4, 5]]
 
 
 @pytest.mark.skipif(_library.missing["cpu"] is not None, reason="nothing compiled")
