@@ -17,7 +17,7 @@ import dataclasses
 import fnmatch
 import math
 from collections.abc import Callable, Iterator, Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -48,6 +48,10 @@ class RecordedLayer(nn.Module):
     def is_recorded(self) -> bool:
         """Whether somebody looks."""
         return bool(self._recorders)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What copies and files of the layer hold: not who looks, who would never stop looking at a copy."""
+        return {name: value for name, value in vars(self).items() if name != "_recorders"}
 
     @property
     def is_recorded_whole(self) -> bool:
@@ -264,7 +268,8 @@ def record_attention(
     shifts. `pctransformer.visualization.rollout.passed_over` names them.
 
     Args:
-        model: any module; its layers are found by type.
+        model: any module; its layers are found by type, also in one that torch.compile or DistributedDataParallel
+            wraps, whose prefixes names do not have.
         layers: names of attention layers as `named_modules` gives them, or shell patterns of them, "encoder.*"; of a
             name, the layers inside of it count too. Others run as if nobody looked.
         heads: "all"; "mean" of them; or which.
@@ -278,8 +283,11 @@ def record_attention(
         ValueError: no layer of the model can be recorded, none has such a name, or numbers are out of range; while the
             model runs: a layer has no such head.
     """
+    model = getattr(model, "_orig_mod", model)
+    while isinstance(model, (nn.parallel.DistributedDataParallel, nn.DataParallel)):
+        model = model.module
     named = [
-        (name.replace("_orig_mod.", ""), layer)  # torch.compile puts it in front
+        (name.replace("_orig_mod.", ""), layer)  # of parts that torch.compile wraps
         for name, layer in model.named_modules()
         if isinstance(layer, RecordedLayer)
     ]
@@ -299,9 +307,11 @@ def record_attention(
         )
     if top_k is not None and top_k < 1:
         raise ValueError(f"top_k must be at least 1, got {top_k}")
-    if heads not in ("all", "mean") and (isinstance(heads, str) or not len(heads)):
+    if heads not in ("all", "mean") and (isinstance(heads, (str, int)) or not len(heads)):
         raise ValueError(f'heads must be "all", "mean", or numbers of heads, got {heads!r}')
     rows = None if queries is None else torch.as_tensor(queries, dtype=torch.int64).flatten()
+    if rows is not None and (rows < 0).any():  # -1 is padding
+        raise ValueError(f"queries must be rows of queries, counted from 0, got {int(rows.min())}")
     choice = Choice(heads if isinstance(heads, str) else tuple(heads), rows, top_k)
     maps: list[AttentionMap] = []
     for name, layer in chosen:

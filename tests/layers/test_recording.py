@@ -1,4 +1,6 @@
+import copy
 import dataclasses
+import pickle
 
 import pytest
 import torch
@@ -243,6 +245,21 @@ def test_one_model_does_not_disturb_another():
     assert maps == []
 
 
+def test_copies_and_files_are_not_recorded():
+    """A copy that is made while somebody looks, as of averaged weights, would keep all its maps for ever."""
+    model, x = nn.Sequential(MultiHeadAttention(8, 2)), torch.randn(1, 3, 8)
+    with record_attention(model) as maps:
+        model(x)
+        copies = copy.deepcopy(model), pickle.loads(pickle.dumps(model))
+        assert is_recorded(model)
+    for other in copies:
+        assert not is_recorded(other)
+        torch.testing.assert_close(other(x), model(x))
+        with record_attention(other) as own:
+            other(x)
+        assert len(own) == len(maps) == 1
+
+
 def test_a_model_without_attention():
     with (
         pytest.raises(ValueError, match="Linear has no layer whose attention can be recorded"),
@@ -265,6 +282,20 @@ def test_compiled_models():
     with record_attention(model) as expected:
         model(x)
     torch.testing.assert_close(maps[1].weights, expected[1].weights)
+
+
+def test_wrapped_models_name_layers_as_the_model_does(tmp_path):
+    torch.distributed.init_process_group("gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1)
+    try:
+        model = nn.Sequential(MultiHeadAttention(8, 2), MultiHeadAttention(8, 2))
+        wrapped = nn.parallel.DistributedDataParallel(model)
+        several = wrapped, nn.parallel.DistributedDataParallel(torch.compile(model, backend="eager"))
+        for one in (*several, torch.compile(wrapped, backend="eager")):
+            with torch.no_grad(), record_attention(one, layers="1") as maps:
+                one(torch.randn(1, 3, 8))
+            assert [found.layer for found in maps] == ["1"]
+    finally:
+        torch.distributed.destroy_process_group()
 
 
 # ---- less of it ------------------------------------------------------------------------------------------------------
@@ -371,6 +402,8 @@ def test_tokens_through_a_memory():
         ({"layers": "encoder.9"}, r"no attention layer is called encoder.9; there are 0$"),
         ({"top_k": 0}, "top_k must be at least 1, got 0"),
         ({"heads": "max"}, "heads must be"),
+        ({"heads": 0}, "heads must be"),
+        ({"queries": [1, -1]}, "queries must be rows of queries, counted from 0, got -1"),
         ({"heads": [4]}, r"0 has heads 0 to 1, got \[4\]"),
     ],
 )
