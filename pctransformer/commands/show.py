@@ -40,10 +40,10 @@ class Config:
     class_token: where it looks in the last layer. gradient_attention, grad_cam, saliency: what raises the score of the
     class. similarity: to the features at --query. features_pca: three main directions of features as colours."""
     layer: tuple[str, ...] = ()
-    """Names of layers, or patterns of them like `encoder.*`: of attention, each of which is shown; for grad_cam,
-    similarity and features_pca one whose tokens are shown. By default all, or what the head gets."""
+    """Names of layers, or patterns of them like `encoder.*`: for --method layer of attention, each of which is shown;
+    for grad_cam, similarity and features_pca one whose tokens are shown. By default all, or what the head gets."""
     head: tuple[int, ...] = ()
-    """Numbers of heads, each shown by itself; by default their mean."""
+    """Numbers of heads for layer, last_layer and class_token, each shown by itself; by default their mean."""
     query: tuple[int, ...] = ()
     """From where to look: rows of points in the .ply written; for detectors numbers of boxes, the best is 0. Each gives
     maps of its own. By default the vector that is classified, box 0, or the surest point of the class in a room."""
@@ -82,6 +82,8 @@ def run(config: Config) -> int:
     from pctransformer.visualization.output import write
 
     check_free(config.out)
+    if config.file.is_dir():
+        raise UserError(f"{config.file} is a folder; show looks at one file")
     if not config.to:
         raise UserError("--to: name at least one of png, html, ply, npz, window")
     checkpoint = find_checkpoint(config.model)
@@ -125,6 +127,7 @@ def _of_classifier(config: Config, predictor: ClassPredictor) -> tuple[str, Poin
     from pctransformer.datasets import collate
 
     _refuse(config, "a classifier", "category", "score", "columns")
+    _refuse_target(config)
     sample = predictor.prepare(config.file, not_finite=config.not_finite)
     (prediction,) = predictor.classify([sample], top=1)
     said = f"{config.file}: {prediction.label} {prediction.probability:.1%}"
@@ -142,6 +145,7 @@ def _of_segmenter(config: Config, predictor: PartPredictor) -> tuple[str, PointM
     from pctransformer.training.data import evaluation_transform
 
     _refuse(config, "a model that tells parts", "score", "columns")
+    _refuse_target(config)
     sample = predictor.prepare(config.file, not_finite=config.not_finite)
     sample = evaluation_transform(predictor.settings.data)(sample, torch.Generator())
     names = predictor.class_names
@@ -220,6 +224,8 @@ def _of_detector(config: Config, predictor: DetectorPredictor) -> tuple[str, Poi
     seen = BoxView(found.boxes, found.labels, found.scores, true, true_labels, found.class_names)
     said = f"{config.file}: {len(found)} boxes in {len(points)} points"
     if config.method == "features_pca":
+        if config.query:
+            raise UserError("--query: features_pca is from no box")
         return said, _look(
             config, predictor.model, points, title=said.replace(str(config.file), config.file.name), boxes=seen
         )
@@ -301,6 +307,24 @@ def _refuse(config: Config, what: str, *options: str) -> None:
             raise UserError(f"--{option} is not for {what}")
 
 
+def _refuse_target(config: Config) -> None:
+    """Where a class says from where to look, as in rooms, all methods take it."""
+    of_scores = ("gradient_attention", "grad_cam", "saliency")
+    if config.target is not None and config.method not in of_scores:
+        raise UserError(
+            f"--target: {config.method} asks for no score; those that do are --method {', '.join(of_scores)}"
+        )
+
+
 def _in_options(text: str) -> str:
     """What a function says, in the words of the command line."""
-    return text.replace("not_finite='drop'", "--not-finite drop").replace("query must", "--query must")
+    for words, options in (
+        ("not_finite='drop'", "--not-finite drop"),
+        ("query must", "--query must"),
+        ("takes no layers; those that do are", "takes no --layer; those that do are --method"),
+        ("takes no heads; those that do are", "takes no --head; those that do are --method"),
+        ("leave query out", "leave --query out"),
+        ("give its row", "give its row by --query"),
+    ):
+        text = text.replace(words, options)
+    return text

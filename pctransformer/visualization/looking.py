@@ -18,7 +18,8 @@
 
 All but the last three look from somewhere: of a classifier from the vector that is classified, unless a point is given;
 of a segmenter from a point; of a detector from a box that it found, by the query that found it, or by the tokens in it
-where the head has no queries; or from a point. The score is the logit of a class there.
+where the head has no queries; or from a point. The score is the logit of a class there. Where no attention among tokens
+was recorded, what is left of a rollout is what was pooled and convolved: its map is called "receptive field".
 """
 
 from __future__ import annotations
@@ -47,7 +48,6 @@ from pctransformer.visualization.saliency import (
 )
 from pctransformer.visualization.sources import (
     Source,
-    above_attention,
     attention_layers,
     class_token,
     in_box,
@@ -63,6 +63,8 @@ Method = Literal[
 ]  # fmt: skip
 METHODS: tuple[Method, ...] = get_args(Method)
 _OF_SCORES = ("gradient_attention", "grad_cam", "saliency")
+_OF_LAYERS = ("layer", "grad_cam", "similarity", "features_pca")
+_OF_HEADS = ("layer", "last_layer", "class_token")
 
 
 def look(
@@ -89,9 +91,12 @@ def look(
         points: (N, 3 + C), where the model is.
         method: see this module.
         layers: names or shell patterns of attention layers for "layer", None: all; for "grad_cam", "similarity" and
-            "features_pca" the name of the layer whose tokens are shown, None: what the head gets.
-        heads: for "layer", "last_layer" and "class_token": the "mean" of all, or which, a map for each.
-        query: row of the point to look from.
+            "features_pca" the name of the layer whose tokens are shown, None: what the head gets. Other methods choose
+            none.
+        heads: for "layer", "last_layer" and "class_token": the "mean" of all, or which, a map for each. Other methods
+            choose none.
+        query: row of the point to look from. Nobody looks from one by "class_token" and "features_pca", nor by
+            "grad_cam" and "saliency" in a classifier, whose scores are of the whole cloud.
         box: x, y, z, dx, dy, dz, heading of the box to look from, one that the detector found in these points.
         target: class whose logit is the score; None: the highest. Not for boxes, whose own class counts.
         category: what the object is, for segmenters that are told.
@@ -103,7 +108,7 @@ def look(
 
     Raises:
         ValueError: the model has not what the method needs, it is not said from where to look, there are no points, or
-            no such layer, head, point or class; on CPU: points that are not finite.
+            no such layer, head, point or class, or the method takes none; on CPU: points that are not finite.
     """
     if method not in METHODS:
         raise ValueError(f"method must be one of {', '.join(METHODS)}, got {method!r}")
@@ -111,6 +116,7 @@ def look(
         raise ValueError("there are no points to look at; give a cloud with at least one")
     if query is not None and not 0 <= query < len(points):
         raise ValueError(f"query must be the row of one of {len(points)} points, got {query}")
+    check_choice(model, method, layers, heads, query)
     looked = _run(model, points, method, category, heads)
     if method in ("similarity", "features_pca"):
         found = [map_of_features(*_point_features(looked, method, layers), method, query)]
@@ -125,6 +131,42 @@ def look(
     return PointMaps(points[:, :3].detach().cpu().float().numpy(), tuple(found), title, boxes, up)
 
 
+def check_choice(
+    model: nn.Module,
+    method: Method,
+    layers: str | Sequence[str] | None,
+    heads: Literal["mean"] | Sequence[int],
+    query: int | None,
+) -> None:
+    """Refuse what a method would pass over, although its maps would be said to be of it.
+
+    Args:
+        model, method, layers, heads, query: as of `look`.
+
+    Raises:
+        ValueError: the method takes no layers, no heads, or no point to look from.
+    """
+    if layers is not None and method not in _OF_LAYERS:
+        raise ValueError(f"{method} takes no layers; those that do are {', '.join(_OF_LAYERS)}")
+    if heads != "mean" and method not in _OF_HEADS:
+        raise ValueError(f"{method} takes no heads; those that do are {', '.join(_OF_HEADS)}")
+    is_classifier = not (_is_segmenter(model) or _is_detector(model))
+    if query is not None and is_classifier and method in ("grad_cam", "saliency"):
+        raise ValueError(
+            f"{method} of {type(model).__name__} is from no point, since its scores are of all points; leave query out"
+        )
+    if query is not None and (method == "features_pca" or (is_classifier and method == "class_token")):
+        raise ValueError(f"{method} is from no point; leave query out")
+
+
+def _is_segmenter(model: nn.Module) -> bool:
+    return hasattr(model, "num_categories")
+
+
+def _is_detector(model: nn.Module) -> bool:
+    return hasattr(model, "score_of")
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class _Looked:
     """One run of a model."""
@@ -137,11 +179,11 @@ class _Looked:
 
     @property
     def is_segmenter(self) -> bool:
-        return hasattr(self.model, "num_categories")
+        return _is_segmenter(self.model)
 
     @property
     def is_detector(self) -> bool:
-        return hasattr(self.model, "score_of")
+        return _is_detector(self.model)
 
     def of_box(self, box: Sequence[float] | Tensor) -> tuple[Tensor, int | None]:
         """The logit of a box, and the query that found it."""
@@ -209,11 +251,13 @@ def _of_attention(
     target: int | None,
 ) -> list[PointMap]:
     maps, count = looked.maps, len(looked.points)
-    if method != "rollout" and not any(found.keys == "memory" for found in maps):
-        above_attention(maps)  # refuses models without attention
+    if method != "rollout" and not any(found.keys in ("tokens", "context", "memory") for found in maps):
+        others = ", ".join(other for other in METHODS if other not in (*_OF_HEADS, "gradient_attention"))
+        raise ValueError(f"{type(looked.model).__name__} has no attention among tokens; {others} need none")
     source = looked.source(method, query, box)
     if method == "rollout":
-        return [_map(attention_rollout(maps, source, count), None, None, query, method)]
+        values = attention_rollout(maps, source, count)
+        return [_map(values, None, None, query, method if attention_layers(maps) else "receptive field")]
     if method == "gradient_attention":
         score = looked.score(query, box, target)
         return [_map(gradient_attention(maps, score, source, count), None, None, query, method)]

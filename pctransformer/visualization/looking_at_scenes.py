@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from pctransformer.datasets.crops import column_rows
 from pctransformer.evaluation.inference import device_of
 from pctransformer.evaluation.tiles import ShownScene
-from pctransformer.visualization.looking import Method, look, map_of_features, point_features
+from pctransformer.visualization.looking import Method, check_choice, look, map_of_features, point_features
 from pctransformer.visualization.point_maps import PointMap, PointMaps
 
 
@@ -53,6 +53,7 @@ def look_at_scene(
     device = device_of(model)
     if query is not None and not 0 <= query < len(scene):
         raise ValueError(f"query must be the row of one of {len(scene)} points, got {query}")
+    check_choice(model, method, layers, heads, query)
     if method in ("similarity", "features_pca"):
         names: list[str | None] = []
 

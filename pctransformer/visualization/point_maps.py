@@ -24,13 +24,15 @@ from pctransformer.visualization.color_scale import ColorScale, Scaling, channel
 _MEANINGS = {
     "attention": "each point's share of the attention",
     "rollout": "each point's share of the attention",
+    "receptive field": "each point's share of what tokens are made of; no attention is in it",
     "gradient attention": "each point's share of the attention that raises the score",
     "grad cam": "how far the features there raise the score",
     "saliency": "how fast the score changes as the point moves",
     "similarity": "cosine between features",
     "feature components": "three main directions of the features as red, green, blue",
 }
-_OF_NO_LAYER = [method for method in _MEANINGS if method not in ("attention", "rollout", "gradient attention")]
+_OF_LAYERS = ("attention", "rollout", "receptive field", "gradient attention")
+_OF_NO_LAYER = [method for method in _MEANINGS if method not in _OF_LAYERS]
 """What is seen of the input, or of the features that the head gets, unless a layer is named."""
 
 

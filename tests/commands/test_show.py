@@ -190,6 +190,7 @@ def test_features_of_a_whole_room(room, tmp_path, capsys):
     ("options", "text"),
     [
         (["--query", 5000], "--query must be the row of one of "),
+        (["--query", 5, "--method", "features_pca"], "features_pca is from no point; leave --query out"),
         (["--up", "y"], "--up y: scenes must stand upright along z, as in training"),
         (["--category", "chair"], "--category is not for a model of scenes"),
         (["--target", "chiar"], "--target: there is no 'chiar'; did you mean 'chair'?"),
@@ -255,9 +256,14 @@ def test_a_window_without_a_display(run, cup, monkeypatch, capsys):
     ("arguments", "text"),
     [
         (["nowhere.ply"], "there is no such file"),
+        (["{cup}/.."], " is a folder; show looks at one file"),
         (["{cup}", "--method", "class_token"], "the model has no class token"),
         (["{cup}", "--query", "48"], "--query must be the row of one of 48 points, got 48"),
-        (["{cup}", "--target", "cop"], "--target: there is no 'cop'; did you mean 'cup'?"),
+        (["{cup}", "--method", "saliency", "--target", "cop"], "--target: there is no 'cop'; did you mean 'cup'?"),
+        (["{cup}", "--target", "cup"], "--target: rollout asks for no score; those that do are --method gradient_at"),
+        (["{cup}", "--head", "1"], "rollout takes no --head; those that do are --method layer, last_layer, class_tok"),
+        (["{cup}", "--layer", "attention.0"], "rollout takes no --layer; those that do are --method layer, grad_cam"),
+        (["{cup}", "--method", "similarity"], "similarity is to the features at a point; give its row by --query"),
         (["{cup}", "--category", "cup"], "--category is not for a classifier"),
         (["{cup}", "--method", "layer", "--layer", "nothing"], "no attention layer below is called nothing"),
         (["{holes}"], "--not-finite drop leaves such points out"),
@@ -265,7 +271,7 @@ def test_a_window_without_a_display(run, cup, monkeypatch, capsys):
 )
 def test_faults_of_the_user(run, cup, tmp_path, capsys, arguments, text):
     np.save(tmp_path / "holes.npy", np.insert(np.random.default_rng(0).normal(size=(50, 3)), 7, np.nan, axis=0))
-    filled = [a.format(cup=cup, holes=tmp_path / "holes.npy") for a in arguments]
+    filled = [a.replace("{cup}/..", str(tmp_path)).format(cup=cup, holes=tmp_path / "holes.npy") for a in arguments]
     assert show(*filled, "--model", run) == 2
     assert text in capsys.readouterr().err
     assert not (run / "maps").exists()

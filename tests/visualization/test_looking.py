@@ -33,7 +33,7 @@ def model_and_points(name):
 )
 def test_every_method_on_every_kind_of_model(name, method):
     model, points = model_and_points(name)
-    from_point = name.endswith("seg") or method == "similarity"
+    from_point = (name.endswith("seg") and method != "features_pca") or method == "similarity"
     options = {"query": 3} if from_point else {"box": BOX} if hasattr(model, "grid") else {}
     if (method == "class_token" and name != "point_mae") or (
         name == "pointnet2_small" and method in ATTENTION - {"rollout"}
@@ -83,6 +83,14 @@ class OneKnows(Classifier):
     def forward_features(self, points):
         batch = PointBatch.of(points, 3)
         return batch.replace(features=batch.xyz.relu())
+
+
+def test_without_attention_it_is_no_rollout_of_attention():
+    for name, method in (("pointnet2_small", "receptive field"), ("npct", "rollout")):
+        (one,) = look(*model_and_points(name)).maps
+        assert one.method == method
+        assert one.name == f"{method}, all layers"
+        assert ("no attention is in it" in one.meaning) == (name == "pointnet2_small")
 
 
 def test_gradients_of_a_model_that_is_known():
@@ -165,6 +173,10 @@ def test_tokens_are_caught_with_their_places():
         ("npct", {"method": "layer", "heads": (7,)}, r"attention.0 has heads 0 to 0, got \[7\]"),
         ("npct", {"method": "grad_cam", "target": 5}, "target must be a class from 0 to 4, got 5"),
         ("npct", {"method": "grad_cam", "layers": "nothing"}, "called nothing gives tokens with places; there are"),
+        ("npct", {"layers": "attention.0"}, "rollout takes no layers; those that do are layer, grad_cam"),
+        ("npct", {"heads": (0,)}, "rollout takes no heads; those that do are layer, last_layer, class_token$"),
+        ("npct", {"method": "saliency", "query": 1}, "saliency of PCT is from no point, since its scores are"),
+        ("npct", {"method": "features_pca", "query": 1}, "features_pca is from no point; leave query out"),
         ("npct", {"method": "similarity"}, "similarity is to the features at a point; give its row"),
         ("point_transformer_v3_seg", {}, "says something of each place: look from one, give the row of a point"),
         ("voxel_transformer", {}, "look from one, give a box that it found"),
