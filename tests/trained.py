@@ -10,6 +10,7 @@ import torch
 
 from pctransformer.models import create_model
 from pctransformer.models.tensor_file import write_tensors
+from pctransformer.training.serialization import to_json
 from pctransformer.training.settings import (
     ClassificationTraining,
     DataSettings,
@@ -19,7 +20,6 @@ from pctransformer.training.settings import (
     SceneData,
     SemanticSegmentationTraining,
     SupervisedOptimization,
-    to_json,
 )
 
 CLASSES = ("bowl", "cup", "vase")

@@ -19,7 +19,8 @@ from tyro.conf import arg
 
 from pctransformer.commands.comparison import MixerComparison, Options
 from pctransformer.layers.grid_mixers.registry import GridFamily, grid_mixer_info, list_grid_mixers
-from pctransformer.training.settings import DetectionOptimization, DetectionTraining, ScanData, to_json
+from pctransformer.training.serialization import to_json
+from pctransformer.training.settings import DetectionOptimization, DetectionTraining, ScanData
 
 if TYPE_CHECKING:
     from pctransformer.evaluation.mixers import Terms

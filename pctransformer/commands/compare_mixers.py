@@ -14,7 +14,8 @@ from tyro.conf import arg
 
 from pctransformer.commands.comparison import MixerComparison, Options
 from pctransformer.layers.mixers.registry import Family, list_mixers, mixer_info
-from pctransformer.training.settings import ClassificationTraining, DataSettings, SupervisedOptimization, to_json
+from pctransformer.training.serialization import to_json
+from pctransformer.training.settings import ClassificationTraining, DataSettings, SupervisedOptimization
 
 if TYPE_CHECKING:
     from pctransformer.evaluation.mixers import Terms

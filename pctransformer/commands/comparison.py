@@ -26,7 +26,8 @@ from tyro.conf import arg
 from pctransformer.atomic import replace_file
 from pctransformer.commands.terminal import print_table
 from pctransformer.errors import UserError
-from pctransformer.training.settings import Training, differences, from_json, to_json
+from pctransformer.training.serialization import differences, from_json, to_json
+from pctransformer.training.settings import Training
 
 if TYPE_CHECKING:
     from pctransformer.evaluation.mixers import MixerResult, Terms

@@ -44,7 +44,8 @@ def run(config: Config) -> int:
     from pctransformer.training.checkpoint import BEST
     from pctransformer.training.model import make_model
     from pctransformer.training.run_folder import SETTINGS, RunFolder, numbered
-    from pctransformer.training.settings import DetectionTraining, to_json
+    from pctransformer.training.serialization import to_json
+    from pctransformer.training.settings import DetectionTraining
 
     check_free(config.out)
     _refuse_own(config.weights)

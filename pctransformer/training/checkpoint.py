@@ -18,7 +18,7 @@ from pctransformer.errors import UserError
 from pctransformer.models import create_model
 from pctransformer.models.tensor_file import read_tensors
 from pctransformer.models.weights import STATE_PREFIX
-from pctransformer.training.settings import Settings, from_json
+from pctransformer.training.serialization import Settings, from_json
 
 BEST, LAST = "best.safetensors", "last.safetensors"
 

@@ -30,7 +30,8 @@ from pctransformer.training.progress import Display, duration
 from pctransformer.training.repeatability import keep_freed_memory, repeatable_kernels
 from pctransformer.training.run_folder import RESULTS, SETTINGS, RunFolder, environment, numbered, same_run
 from pctransformer.training.scans import ScanPart
-from pctransformer.training.settings import DataSettings, Training, differences, from_json, to_json
+from pctransformer.training.serialization import differences, from_json, to_json
+from pctransformer.training.settings import DataSettings, Training
 
 TrainingSettings = TypeVar("TrainingSettings", bound=Training)
 

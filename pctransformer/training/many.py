@@ -14,7 +14,8 @@ from dataclasses import dataclass
 from typing import IO
 
 from pctransformer.training.run_folder import RESULTS, SETTINGS
-from pctransformer.training.settings import Training, to_arguments
+from pctransformer.training.serialization import to_arguments
+from pctransformer.training.settings import Training
 
 
 @dataclass(frozen=True)

@@ -1,58 +1,23 @@
 """What a training can be told: frozen dataclasses that become a command line, and JSON in the run folder.
 
-This file imports no torch, so that `--help` is there at once.
+How they become both `training/serialization.py` says. Neither file imports torch, so that `--help` is there at once.
 """
 
 from __future__ import annotations
 
-import dataclasses
-import json
-import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal, TypeVar
+from typing import Annotated, Any, ClassVar, Literal
 
 from tyro.constructors import PrimitiveConstructorSpec
+
+from pctransformer.training.serialization import from_json, parse_options, to_json, write_options
 
 Augmentation = Literal["none", "pct", "pointnet2", "pointnet2_parts", "point_mae", "point_transformer_v3"]
 UnlabelledAugmentation = Literal["auto", Augmentation]
 ScanAugmentation = Literal["none", "second", "pointpillars", "pv_rcnn"]
 Precision = Literal["auto", "float32", "bf16"]
-
-
-def parse_options(words: Sequence[str]) -> dict[str, Any]:
-    """{"mixer": "lstm", "depth": 4} from "mixer=lstm" and "depth=4": values are JSON, and text if they are not.
-
-    Raises:
-        ValueError: a word has no "=", or a name is there twice.
-    """
-    options: dict[str, Any] = {}
-    for word in words:
-        name, separator, value = word.partition("=")
-        if not name or not separator:
-            raise ValueError(f"{word!r} is not of the form name=value")
-        if name in options:
-            raise ValueError(f"{name} is given twice")
-        options[name] = _value(value)
-    return options
-
-
-def write_options(options: Mapping[str, Any]) -> list[str]:
-    """The words that `parse_options` makes these options of."""
-    return [
-        f"{name}={value if isinstance(value, str) and _value(value) == value else json.dumps(value)}"
-        for name, value in options.items()
-    ]
-
-
-def _value(text: str) -> Any:
-    try:
-        return json.loads(text)
-    except ValueError:
-        return text
-
-
 ModelOptions = Annotated[
     Mapping[str, Any],
     PrimitiveConstructorSpec(
@@ -387,43 +352,6 @@ class Pretraining(Training):
         return self.data.data
 
 
-# ---- as JSON ---------------------------------------------------------------------------------------------------------
-Settings = TypeVar("Settings")
-
-
-def to_json(settings: Any) -> dict[str, Any]:
-    """Plain JSON values, nested as the dataclasses are."""
-
-    def plain(value: Any) -> Any:
-        if isinstance(value, dict):
-            return {key: plain(inner) for key, inner in value.items()}
-        return str(value) if isinstance(value, Path) else value
-
-    return plain(dataclasses.asdict(settings))
-
-
-def from_json(kind: type[Settings], values: dict[str, Any]) -> Settings:
-    """The settings again. Fields that an older version did not write get their default.
-
-    Raises:
-        ValueError: there is a field that this version does not know.
-    """
-    fields = {f.name for f in dataclasses.fields(kind)}  # type: ignore[arg-type]
-    if unknown := set(values) - fields:
-        raise ValueError(f"{kind.__name__} has no {', '.join(sorted(unknown))}; was it written by a later version?")
-    hints = typing.get_type_hints(kind)
-    made = {}
-    for name, value in values.items():
-        if dataclasses.is_dataclass(hints[name]):
-            value = from_json(hints[name], value)
-        elif value is not None and Path in typing.get_args(hints[name]):
-            value = Path(value)
-        elif typing.get_origin(hints[name]) is tuple:
-            value = tuple(value)
-        made[name] = value
-    return kind(**made)
-
-
 def shared_by_seeds(task: str, values: dict[str, Any]) -> dict[str, Any]:
     """What trainings share that differ in nothing but their seed, to compare runs by.
 
@@ -440,41 +368,3 @@ def shared_by_seeds(task: str, values: dict[str, Any]) -> dict[str, Any]:
     kind = next(kind for kind in Training.__subclasses__() if kind.task == task)
     told = to_json(from_json(kind, values))
     return {name: value for name, value in told.items() if name not in ("seed", "out", "resume")}
-
-
-def to_arguments(settings: Any, default: Any = None) -> list[str]:
-    """The words of a command line that gives these settings: flags and values of all that is not as by default.
-
-    Args:
-        settings: of a dataclass that has a default for each field.
-        default: what is left out; None: a new one.
-    """
-    default = type(settings)() if default is None else default
-    words: list[str] = []
-    for f in dataclasses.fields(settings):
-        value, usual = getattr(settings, f.name), getattr(default, f.name)
-        name = f.name.replace("_", "-")
-        if dataclasses.is_dataclass(value):
-            words += to_arguments(value, usual)
-        elif value == usual:
-            continue
-        elif isinstance(value, bool):
-            words.append(f"--{name}" if value else f"--no-{name}")
-        elif isinstance(value, Mapping):
-            words += [f"--{name}", *write_options(value)]
-        else:
-            words += [f"--{name}", *map(str, value if isinstance(value, tuple) else [value])]
-    return words
-
-
-def differences(given: Any, kept: Any, default: Any = None) -> dict[str, tuple[Any, Any]]:
-    """Fields whose given value is neither its default nor the kept one: name -> (given, kept)."""
-    found: dict[str, tuple[Any, Any]] = {}
-    default = type(given)() if default is None else default
-    for f in dataclasses.fields(given):
-        ours, theirs, usual = (getattr(settings, f.name) for settings in (given, kept, default))
-        if dataclasses.is_dataclass(ours):
-            found |= differences(ours, theirs, usual)
-        elif ours != theirs and ours != usual:
-            found[f.name] = (ours, theirs)
-    return found

@@ -18,7 +18,8 @@ from pctransformer.layers.grid_mixers import list_grid_mixers
 from pctransformer.models import create_model
 from pctransformer.training import checkpoint, many
 from pctransformer.training.scans import open_scans, write_generated
-from pctransformer.training.settings import ScanData, from_json, to_json
+from pctransformer.training.serialization import from_json, to_json
+from pctransformer.training.settings import ScanData
 from tests.training.streets import write_streets
 
 SIZES = ("--depths", 1, 1, "--width", 8, "--point-range", 0, -6.4, -3, 19.2, 6.4, 1, "--voxel-size", 0.4, 0.4)

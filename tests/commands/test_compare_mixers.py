@@ -16,7 +16,7 @@ from pctransformer.commands.compare_mixers import Config
 from pctransformer.layers.mixers import list_mixers
 from pctransformer.models import create_model
 from pctransformer.training import checkpoint, many
-from pctransformer.training.settings import from_json, to_json
+from pctransformer.training.serialization import from_json, to_json
 
 SMALL = [
     *("--num-shapes", "76", "--validation", "0.25", "--num-points", "64", "--eval-points", "64"),

@@ -12,7 +12,8 @@ from pctransformer.datasets import modelnet_npz
 from pctransformer.datasets.corruptions import CORRUPTIONS
 from pctransformer.evaluation import evaluate_robustness
 from pctransformer.training import checkpoint, data
-from pctransformer.training.settings import ClassificationTraining, DataSettings, to_json
+from pctransformer.training.serialization import to_json
+from pctransformer.training.settings import ClassificationTraining, DataSettings
 from tests.trained import CLASSES, write_checkpoint
 
 SHAPES = 9

@@ -12,7 +12,8 @@ from pctransformer.datasets import read_points, write_ply
 from pctransformer.evaluation.tiles import segment_scene
 from pctransformer.models import create_model
 from pctransformer.models.tensor_file import read_tensors, write_tensors
-from pctransformer.training.settings import DetectionTraining, ScanData, to_json
+from pctransformer.training.serialization import to_json
+from pctransformer.training.settings import DetectionTraining, ScanData
 from pctransformer.visualization.map_view import MapView
 from pctransformer.visualization.point_maps import PointMaps
 from pctransformer.visualization.rollout import attention_rollout, half_of_weight, layer_attention
