@@ -3,12 +3,14 @@
 Behind each command are a frozen dataclass, whose fields are its options, and a function that takes it and returns the
 exit code. The table below is all that this file knows of them. `pctransformer --help` imports neither torch nor tyro;
 a command's own `--help` imports the module of its dataclass, which should therefore do without torch; the function's
-module is imported when the command runs.
+module is imported when the command runs. Where options have a field `resume`, and it is given, the others are read on
+top of those that the run in that folder was begun with.
 """
 
 from __future__ import annotations
 
 import difflib
+import functools
 import importlib
 import os
 import select
@@ -323,13 +325,18 @@ def _run(name: str, arguments: Sequence[str]) -> int:
     registry = tyro.constructors.ConstructorRegistry()
     registry.primitive_rule(_optional)
     with registry:
-        config = tyro.cli(
+        read = functools.partial(
+            tyro.cli,
             _load(command.config),
             prog=f"pctransformer {name}",
             description="\n".join(lines),
             args=arguments,
             config=(tyro.conf.OmitArgPrefixes,),  # settings may be nested; their flags are flat
         )
+        config = read()
+        if getattr(config, "resume", None) is not None:  # what was not given is not as by default, but as in the run
+            kept_settings = _load("pctransformer.training.resuming:kept_settings")
+            config = read(default=kept_settings(type(config), config.resume))
     return _load(command.run)(config)
 
 

@@ -26,7 +26,7 @@ from tyro.conf import arg
 from pctransformer.atomic import replace_file
 from pctransformer.commands.terminal import print_table
 from pctransformer.errors import UserError
-from pctransformer.training.serialization import differences, from_json, to_json
+from pctransformer.training.serialization import to_json
 from pctransformer.training.settings import Training
 
 if TYPE_CHECKING:
@@ -157,14 +157,21 @@ class MixerComparison(ABC, Generic[Config]):
     # ---- before ------------------------------------------------------------------------------------------------------
     def _folder(self, config: Config) -> tuple[Config, RunFolder]:
         """The folder, and the options that hold in it."""
+        from pctransformer.training.resuming import refuse_changes
         from pctransformer.training.run_folder import RunFolder, numbered
 
         if config.resume is None:
             folder = RunFolder(config.out or numbered(Path("runs") / f"{self.stem}-{self.data_name(config)}"))
             folder.check_free()
         else:
+            refuse_changes(
+                config,
+                free=("mixers", "seeds", "jobs", "device", "workers"),
+                reason="; all trainings of a comparison have the same. Leave it out to go on, or begin another"
+                " comparison",
+            )
             folder = RunFolder.open(config.resume)
-            config = _kept(config, folder)
+            config = dataclasses.replace(config, out=folder.path, resume=None)
         for name in config.mixers:
             try:
                 self.family(name)
@@ -341,30 +348,6 @@ class MixerComparison(ABC, Generic[Config]):
             "",
         ]
         return "\n".join(lines)
-
-
-def _kept(given: Config, folder: RunFolder) -> Config:
-    """The options of a comparison that goes on: its own, but for what is trained and where."""
-    from pctransformer.training.run_folder import SETTINGS
-
-    try:
-        kept = from_json(type(given), folder.read_json(SETTINGS))
-    except (ValueError, TypeError) as error:
-        raise UserError(
-            f"{folder.path / SETTINGS} is not of such a comparison, or of another version: {error}"
-        ) from None
-    changed = differences(given, kept)
-    changes = {
-        name: changed.pop(name)[0] for name in ("mixers", "seeds", "jobs", "device", "workers") if name in changed
-    }
-    changed.pop("resume", None)
-    if changed:
-        name, (ours, theirs) = next(iter(changed.items()))
-        raise UserError(
-            f"--{name.replace('_', '-')} {ours} was given, but {folder.path} was begun with {theirs}; all trainings of"
-            " a comparison have the same. Leave it out to go on, or begin another comparison"
-        )
-    return dataclasses.replace(kept, **changes, out=folder.path, resume=None)
 
 
 def _begin(config: Options, folder: RunFolder) -> None:

@@ -22,15 +22,16 @@ import pctransformer
 from pctransformer.datasets import CloudDataset
 from pctransformer.errors import UserError
 from pctransformer.training import checkpoint
-from pctransformer.training.checkpoint import BEST, LAST, Checkpoint
+from pctransformer.training.checkpoint import BEST, Checkpoint
 from pctransformer.training.distributed import World, join_world
 from pctransformer.training.engine import Task, Trainer
 from pctransformer.training.optimizers import computes_in_bf16
 from pctransformer.training.progress import Display, duration
 from pctransformer.training.repeatability import keep_freed_memory, repeatable_kernels
+from pctransformer.training.resuming import last_checkpoint, refuse_changes
 from pctransformer.training.run_folder import RESULTS, SETTINGS, RunFolder, environment, numbered, same_run
 from pctransformer.training.scans import ScanPart
-from pctransformer.training.serialization import differences, from_json, to_json
+from pctransformer.training.serialization import to_json
 from pctransformer.training.settings import DataSettings, Training
 
 TrainingSettings = TypeVar("TrainingSettings", bound=Training)
@@ -64,7 +65,8 @@ def train(settings: TrainingSettings, plan: MakePlan[TrainingSettings]) -> RunFo
     """Train in a new run folder, or go on in one that has begun, and write it all down.
 
     Args:
-        settings: as they were given; where a run goes on its own hold, and any that contradict them are refused.
+        settings: of a new run, or those that one which goes on was begun with, see `training/resuming.py`; only where
+            it runs, and how often it is saved, may have changed.
         plan: of the task.
 
     Returns:
@@ -134,43 +136,22 @@ def describe_data(settings: DataSettings, train: CloudDataset, held_out: CloudDa
 # ---- before ----------------------------------------------------------------------------------------------------------
 def _folder(settings: TrainingSettings, world: World) -> tuple[TrainingSettings, RunFolder]:
     """The run folder, and the settings that hold in it."""
-    if settings.resume is not None:
-        folder = RunFolder.open(settings.resume, writes=world.leads)
-        return _kept(settings, folder), folder
     optimization = settings.optimization
     if optimization.precision == "auto":
         bf16 = computes_in_bf16(world.device)
         optimization = dataclasses.replace(optimization, precision="bf16" if bf16 else "float32")
     settings = dataclasses.replace(settings, optimization=optimization)
+    if settings.resume is not None:
+        refuse_changes(
+            settings,
+            free=("device", "workers", "save_steps", "keep_memory"),
+            reason=", and a run keeps its settings. Leave it out to go on, or begin a new run",
+        )
+        return settings, RunFolder.open(settings.resume, writes=world.leads)
     data = "-".join(Path(source).stem for source in settings.sources)
     folder = RunFolder(settings.out or numbered(Path("runs") / f"{settings.model}-{data}"), writes=world.leads)
     folder.check_free()
     return settings, folder
-
-
-def _kept(given: TrainingSettings, folder: RunFolder) -> TrainingSettings:
-    """The settings of a run that goes on: its own. Where it runs may change, what it computes may not."""
-    begun = _last_checkpoint(folder)
-    if begun is not None and begun.about["task"] != given.task:
-        raise UserError(
-            f"{folder.path} was begun by another command; `pctransformer train {begun.about['task']} --resume"
-            f" {folder.path}` goes on with it"
-        )
-    try:
-        kept = from_json(type(given), folder.read_json(SETTINGS))
-    except (ValueError, TypeError) as error:
-        raise UserError(f"{folder.path / SETTINGS} is not of this version: {error}") from None
-    changed = differences(given, kept)
-    for name in ("resume", "device", "workers", "save_steps", "keep_memory"):
-        changed.pop(name, None)
-    if changed:
-        name, (ours, theirs) = next(iter(changed.items()))
-        raise UserError(
-            f"--{name.replace('_', '-')} {ours} was given, but {folder.path} was begun with {theirs}, and a run"
-            " keeps its settings. Leave it out to go on, or begin a new run"
-        )
-    where = {name: getattr(given, name) for name in ("device", "workers", "save_steps", "keep_memory")}
-    return dataclasses.replace(kept, **where, resume=folder.path)
 
 
 @contextmanager
@@ -191,11 +172,6 @@ def termination_as_interruption() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
-def _last_checkpoint(folder: RunFolder) -> Checkpoint | None:
-    path = folder.checkpoints / LAST
-    return checkpoint.read(path) if path.is_file() else None  # stopped before its first checkpoint: begin again
-
-
 # ---- the training ----------------------------------------------------------------------------------------------------
 def _train(
     settings: TrainingSettings,
@@ -205,7 +181,7 @@ def _train(
     display: Display,
 ) -> None:
     begun = time.perf_counter()
-    resumed = _last_checkpoint(folder) if settings.resume else None
+    resumed = last_checkpoint(folder) if settings.resume else None
     around = environment(world.device, world.size)
     torch.manual_seed(settings.seed)
     # weights to start from may be gone when a run goes on; its checkpoint has all

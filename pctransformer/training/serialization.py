@@ -107,14 +107,13 @@ def _json_or_text(text: str) -> Any:
 
 
 # ---- compared --------------------------------------------------------------------------------------------------------
-def differences(given: Any, kept: Any, default: Any = None) -> dict[str, tuple[Any, Any]]:
-    """Fields whose given value is neither its default nor the kept one: name -> (given, kept)."""
+def differences(given: Any, kept: Any) -> dict[str, tuple[Any, Any]]:
+    """Fields in which two settings of one kind differ, under their own names: name -> (given, kept)."""
     found: dict[str, tuple[Any, Any]] = {}
-    default = type(given)() if default is None else default
     for f in dataclasses.fields(given):
-        ours, theirs, usual = (getattr(settings, f.name) for settings in (given, kept, default))
+        ours, theirs = getattr(given, f.name), getattr(kept, f.name)
         if dataclasses.is_dataclass(ours):
-            found |= differences(ours, theirs, usual)
-        elif ours != theirs and ours != usual:
+            found |= differences(ours, theirs)
+        elif ours != theirs:
             found[f.name] = (ours, theirs)
     return found

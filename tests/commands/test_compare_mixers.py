@@ -88,8 +88,9 @@ def test_only_what_is_missing_is_trained(finished, tmp_path, capsys):
 
 
 def test_all_trainings_have_the_same_settings(finished, capsys):
-    assert run("--resume", finished, "--epochs", "7") == 2
-    assert "--epochs 7 was given" in capsys.readouterr().err
+    for epochs in ("7", "8"):  # 8 is the default
+        assert run("--resume", finished, "--epochs", epochs) == 2
+        assert f"--epochs {epochs} was given, but {finished} was begun with 1; all" in capsys.readouterr().err
     assert run("--out", finished, *SMALL) == 2
     assert f"--resume {finished} goes on with it" in capsys.readouterr().err
 

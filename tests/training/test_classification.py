@@ -80,9 +80,18 @@ def test_a_run_is_not_overwritten(finished, capsys):
     assert f"--resume {finished} goes on with it" in capsys.readouterr().err
 
 
-def test_a_run_keeps_its_settings(finished, capsys):
-    assert run("--resume", finished, "--lr", "0.5") == 2
-    assert "--lr 0.5 was given" in capsys.readouterr().err
+@pytest.mark.parametrize(
+    ("words", "begun"), [("--lr 0.5", "0.001"), ("--epochs 60", "4"), ("--validation 0.1", "0.25")]
+)
+def test_a_run_keeps_its_settings(finished, capsys, words, begun):
+    """Against defaults, too: 60 epochs and a tenth held out are none of this run's."""
+    assert run("--resume", finished, *words.split()) == 2
+    assert f"{words} was given, but {finished} was begun with {begun}, and a run" in capsys.readouterr().err
+
+
+def test_a_run_may_be_told_again_what_it_was_told(finished, capsys):
+    assert run("--resume", finished, *SMALL, "--precision", "auto", "--workers", 1) == 0
+    assert "is done" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
