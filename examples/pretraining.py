@@ -15,8 +15,8 @@ from pctransformer.training.run_folder import RESULTS
 from pctransformer.training.settings import (
     ClassificationTraining,
     DataSettings,
-    OptimizationSettings,
     Pretraining,
+    PretrainingOptimization,
     SupervisedOptimization,
     UnlabelledData,
 )
@@ -33,7 +33,7 @@ sources = tuple(dict.fromkeys(("generated", arguments.data)))
 pretrained = pretraining.train(
     Pretraining(
         data=UnlabelledData(data=sources, num_points=arguments.points, num_shapes=arguments.shapes),
-        optimization=OptimizationSettings(epochs=arguments.epochs),
+        optimization=PretrainingOptimization(epochs=arguments.epochs),
     )
 ).path
 

@@ -117,7 +117,7 @@ COMMANDS = {
             "pctransformer train pretraining",
             "pctransformer train pretraining --data generated FOLDER --epochs 60 --out runs/pretrained",
             "pctransformer train pretraining --model point_gpt_small_pretraining",
-            "pctransformer train pretraining --model pillar_transformer_small_pretraining --batch-size 4",
+            "pctransformer train pretraining --model pillar_transformer_small_pretraining --data FOLDER",
             "pctransformer train pretraining --resume runs/pretrained",
         ),
     ),

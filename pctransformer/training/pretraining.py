@@ -7,6 +7,7 @@ hidden, so that epochs can be compared.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -27,7 +28,7 @@ from pctransformer.training.model import check_task, make_model
 from pctransformer.training.progress import Display
 from pctransformer.training.report import autocast_type, draw_training
 from pctransformer.training.run_folder import RunFolder
-from pctransformer.training.settings import Pretraining
+from pctransformer.training.settings import DetectionOptimization, OptimizationSettings, Pretraining
 from pctransformer.training.unlabelled import Unlabelled
 
 
@@ -46,7 +47,26 @@ def train(settings: Pretraining) -> RunFolder:
     Raises:
         UserError: data, weights or folders that are not as they should be, or a loss that is no number.
     """
-    return command.train(settings, _plan)
+    return command.train(_with_batch_size(settings), _plan)
+
+
+def _with_batch_size(settings: Pretraining) -> Pretraining:
+    """Where none is given, that of other trainings on samples of the same kind."""
+    optimization = settings.optimization
+    if optimization.batch_size == 0:
+        usual = DetectionOptimization if _is_of_scans(settings.model) else OptimizationSettings
+        optimization = dataclasses.replace(optimization, batch_size=usual.batch_size)
+    return dataclasses.replace(settings, optimization=optimization)
+
+
+def _is_of_scans(model: str) -> bool:
+    """Whether a model learns from scans, to become a detector, or else from shapes.
+
+    Raises:
+        UserError: there is no such model for pretraining.
+    """
+    check_task(model, "pretraining")
+    return pretrained_model(model).task == "detection"
 
 
 # ---- the training ----------------------------------------------------------------------------------------------------
@@ -72,10 +92,7 @@ def _plan(settings: Pretraining, pretrained: Path | None, folder: RunFolder, wor
 
 
 def _open(settings: Pretraining) -> Unlabelled:
-    """Scans for what becomes a detector, shapes for the others."""
-    check_task(settings.model, "pretraining")
-    of_scans = pretrained_model(settings.model).task == "detection"
-    return (unlabelled.scans if of_scans else unlabelled.shapes)(settings.data, settings.seed)
+    return (unlabelled.scans if _is_of_scans(settings.model) else unlabelled.shapes)(settings.data, settings.seed)
 
 
 class _Loss:

@@ -223,6 +223,14 @@ class DetectionOptimization(OptimizationSettings):
 
 
 @dataclass(frozen=True)
+class PretrainingOptimization(OptimizationSettings):
+    """How weights are changed to make up what is hidden."""
+
+    batch_size: int = 0
+    """Shapes or scans of one step, over all processes; 0: 32 shapes, or 4 scans where the model becomes a detector."""
+
+
+@dataclass(frozen=True)
 class Training:
     """Options that every training has."""
 
@@ -346,6 +354,7 @@ class Pretraining(Training):
     pretrained: Path | None = None
     """Weights of the same model to go on from."""
     data: UnlabelledData = field(default_factory=UnlabelledData)
+    optimization: PretrainingOptimization = field(default_factory=PretrainingOptimization)
 
     @property
     def sources(self) -> tuple[str, ...]:

@@ -15,7 +15,12 @@ from pctransformer.datasets.shapes import make_sample
 from pctransformer.models import point_mae
 from pctransformer.training import checkpoint, pretraining, unlabelled
 from pctransformer.training.distributed import World
-from pctransformer.training.settings import OptimizationSettings, Pretraining, UnlabelledData
+from pctransformer.training.settings import (
+    ClassificationTraining,
+    Pretraining,
+    PretrainingOptimization,
+    UnlabelledData,
+)
 from tests.training.runs import assert_resumes, in_two_processes
 
 SIZE = ["dim=24", "depth=2", "num_heads=3", "num_patches=10", "patch_size=6", "widths=[8,16]"]
@@ -24,7 +29,7 @@ MAE = ["--model", "point_mae_pretraining", "--model-options", *SIZE, "decoder_de
 GPT = ["--model", "point_gpt_pretraining", "--model-options", *SIZE, "generator_depth=1"]
 SETTINGS = Pretraining(
     data=UnlabelledData(num_points=64, num_shapes=76, validation=0.25),
-    optimization=OptimizationSettings(batch_size=4, precision="float32"),
+    optimization=PretrainingOptimization(batch_size=4, precision="float32"),
 )
 
 
@@ -87,6 +92,13 @@ def test_info_tells_what_it_is_and_others_refuse_it(finished, capsys):
     assert "was trained for pretraining" in capsys.readouterr().err
     assert cli.main(["train", "classification", "--resume", str(finished)]) == 2
     assert f"`pctransformer train pretraining --resume {finished}` goes on with it" in capsys.readouterr().err
+
+
+def test_the_size_of_a_step_is_that_of_trainings_on_shapes(tmp_path):
+    data = ["--num-shapes", 76, "--validation", 0.25, "--num-points", 64]
+    assert run("--out", tmp_path / "run", *MAE, *data, "--epochs", 1) == 0
+    settings = checkpoint.read(tmp_path / "run").settings(Pretraining)
+    assert settings.optimization.batch_size == ClassificationTraining().optimization.batch_size == 32
 
 
 @pytest.mark.parametrize("model", [MAE, GPT], ids=["masked", "autoregressive"])

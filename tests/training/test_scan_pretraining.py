@@ -11,7 +11,7 @@ from matplotlib.image import imread
 from pctransformer import cli
 from pctransformer.training import checkpoint, pretraining, unlabelled
 from pctransformer.training.distributed import World
-from pctransformer.training.settings import Pretraining, UnlabelledData
+from pctransformer.training.settings import DetectionTraining, Pretraining, UnlabelledData
 from tests.datasets.kitti.files import CALIBRATION, road
 from tests.training.runs import assert_resumes, in_two_processes
 from tests.training.test_detection import RANGE, SMALL, streets  # noqa: F401  # a fixture
@@ -116,6 +116,21 @@ def test_detectors_that_do_not_fit_are_explained(finished, streets, tmp_path, ca
 def test_killed_and_resumed_is_unbroken(tmp_path, roads, model):
     """What is hidden, random changes and the order of scans go on as if nothing had happened."""
     assert_resumes(run, tmp_path, *model, "--data", roads, *STEPS, at=(1, 1))
+
+
+def test_the_size_of_a_step_is_that_of_trainings_on_scans(tmp_path, roads, capsys):
+    """It is resolved, kept and left alone when the run goes on; an older run that took more goes on as it was begun."""
+    folder = tmp_path / "run"
+    assert run("--out", folder, *PILLARS, "--data", roads, "--validation", 0.25, "--epochs", 1) == 0
+    settings = json.loads((folder / "settings.json").read_text())
+    assert settings["optimization"]["batch_size"] == DetectionTraining().optimization.batch_size == 4
+    assert run("--resume", folder) == run("--resume", folder, "--batch-size", 0) == 0
+    capsys.readouterr()
+    assert run("--resume", folder, "--batch-size", 8) == 2
+    assert f"--batch-size 8 was given, but {folder} was begun with 4, and a run" in capsys.readouterr().err
+    settings["optimization"]["batch_size"] = 32
+    (folder / "settings.json").write_text(json.dumps(settings))
+    assert run("--resume", folder) == 0
 
 
 def test_simulated_streets(tmp_path):
