@@ -15,7 +15,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from pctransformer.heads.query import QueryOutput, SetPrediction, as_tokens, collected
+from pctransformer.heads.query import QueryOutput, SetPrediction, as_tokens, collected, perceptron
 from pctransformer.layers.attention import MultiHeadAttention
 from pctransformer.layers.deformable import (
     DeformableDecoder,
@@ -34,7 +34,7 @@ _UNIT = 1.0
 
 
 class DeformableQueryHead(SetPrediction):
-    """Queries, a deformable decoder and two predictors.
+    """Queries, a deformable decoder and three predictors.
 
     What differs from the paper: queries come from a heat map and begin with what the map holds there, as boxes from
     above are small and many cells are empty; layers are pre-norm; attention among queries knows where they lie from
@@ -74,7 +74,7 @@ class DeformableQueryHead(SetPrediction):
         self.decoder = _decoder(dim, depth, num_heads, num_levels, num_points)
         self.norm = nn.LayerNorm(dim)
         self.classify = nn.Linear(dim, num_classes + 1)
-        self.box = nn.Sequential(nn.Linear(dim, dim), nn.ReLU(), nn.Linear(dim, 9))
+        self.box, self.direction = perceptron(dim, 8), perceptron(dim, 1)
 
     def forward(self, levels: MapLevels) -> QueryOutput:
         """What every query says, from maps with `dim` channels."""

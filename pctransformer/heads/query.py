@@ -37,7 +37,7 @@ from pctransformer.voxels import BevMap
 
 NO_OBJECT_WEIGHT = 0.1
 DIRECTION_WEIGHT = 0.2
-"""As in the anchor head: of 1 the deformable detector learned directions sooner and found less, see docs/results.md."""
+"""As in the anchor head."""
 _FREQUENCY = 0.05  # cycles per metre of position codes: a metre is a third of a radian, twenty come round again
 _UNIT = 1.0  # metres per radian of the fastest pair of channels that attention turns
 
@@ -72,11 +72,14 @@ class SetPrediction(RecordedLayer):
     """(x, y, z) of the lowest corner of the detection range, then of the highest, metres: objects whose centre is
     beyond its sides have no effect, as beside the maps of other heads."""
     norm: nn.Module
-    """In front of both predictors, and after each layer the same."""
+    """In front of all predictors, and after each layer the same."""
     classify: nn.Module
     """Queries (B, N, dim) to logits (B, N, num_classes + 1)."""
     box: nn.Module
-    """Queries (B, N, dim) to codes (B, N, 9)."""
+    """Queries (B, N, dim) to what codes say of the box and its axis (B, N, 8)."""
+    direction: nn.Module
+    """Queries (B, N, dim) to the logit of the direction (B, N, 1). It has a hidden layer of its own: in one shared with
+    the other codes, whose gradients are some ten times larger, it is hardly learned."""
 
     def record_queries(self, references: Tensor, tokens: PointBatch) -> None:
         """Hand over which token each query begins as: the one that lies nearest; learned queries begin as none.
@@ -94,7 +97,7 @@ class SetPrediction(RecordedLayer):
     def answer(self, x: Tensor, references: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Class logits, box codes and references of queries (B, N, dim) behind a layer."""
         x = self.norm(x)
-        return self.classify(x), self.box(x), references
+        return self.classify(x), torch.cat([self.box(x), self.direction(x)], -1), references
 
     def loss(self, output: QueryOutput, boxes: BoxBatch) -> dict[str, Tensor]:
         """How far the output is from the objects that are there.
@@ -220,9 +223,9 @@ class SetPrediction(RecordedLayer):
 
 
 class QueryHead(SetPrediction):
-    """Queries, a decoder and two predictors, their loss, and the boxes that they mean.
+    """Queries, a decoder and three predictors, their loss, and the boxes that they mean.
 
-    Layers are pre-norm, with one norm and one pair of predictors behind all of them. Where tokens and queries are, they
+    Layers are pre-norm, with one norm and the same predictors behind all of them. Where tokens and queries are, they
     are told in two ways: a Fourier code, which is added at the start as 3DETR does, and a rotary code in every
     attention, in place of the sums that DETR repeats in every layer: so a query finds tokens by where they lie from it.
 
@@ -267,7 +270,7 @@ class QueryHead(SetPrediction):
         self.layers = _decoder(dim, depth, num_heads)
         self.norm = nn.LayerNorm(dim)
         self.classify = nn.Linear(dim, num_classes + 1)
-        self.box = nn.Sequential(nn.Linear(dim, dim), nn.ReLU(), nn.Linear(dim, 9))
+        self.box, self.direction = perceptron(dim, 8), perceptron(dim, 1)
 
     def forward(self, features: BevMap | PointBatch) -> QueryOutput:
         """What every query says, from a map or from tokens with `in_channels`.
@@ -291,6 +294,11 @@ class QueryHead(SetPrediction):
             if self.refine:
                 references = (references + said[-1][1][..., :3]).detach()
         return collected(said, heatmap)
+
+
+def perceptron(dim: int, out_dim: int) -> nn.Sequential:
+    """Predicts a part of the codes; 3DETR, too, has one for each of centre, size and angle."""
+    return nn.Sequential(nn.Linear(dim, dim), nn.ReLU(), nn.Linear(dim, out_dim))
 
 
 def collected(said: Sequence[tuple[Tensor, Tensor, Tensor]], heatmap: Heatmap | None) -> QueryOutput:

@@ -136,7 +136,7 @@ def point_detr(
     num_heads: int = 4,
     radii: Sequence[float | None] | None = None,
 ) -> PointDETR:
-    """The widths and depths of the paper, for KITTI: 7 627 405 parameters.
+    """The widths and depths of the paper, for KITTI: 7 693 197 parameters.
 
     Args:
         num_classes: classes of boxes.

@@ -14,7 +14,7 @@ from pctransformer.heads.box_coding import encode_around
 from pctransformer.heads.losses import heatmap_focal_loss, turned_giou
 from pctransformer.heads.matching import match, matching_costs
 from pctransformer.heads.object_queries import Heatmap, HeatmapQueries, LearnedQueries, SampledQueries
-from pctransformer.heads.query import QueryHead, QueryOutput, as_tokens
+from pctransformer.heads.query import DIRECTION_WEIGHT, QueryHead, QueryOutput, as_tokens
 from pctransformer.layers.recording import record_attention
 from pctransformer.ops import box_iou
 from pctransformer.points import PointBatch
@@ -305,6 +305,37 @@ def test_gradients_reach_every_parameter(kind, deterministic_algorithms):
     loss["loss"].backward()
     assert [name for name, parameter in head.named_parameters() if parameter.grad is None] == []
     assert head.box[-1].weight.grad.abs().sum() == 0 < head.classify.weight.grad.abs().sum()
+
+
+def test_directions_share_no_layer_with_the_other_codes():
+    """Behind the decoder: codes of boxes say nothing to the predictor of directions, nor do directions to theirs."""
+    head = head_of()
+    loss = head.loss(head(bev()), FEW)
+    for part, deaf, told in (("box", head.direction, head.box), ("direction", head.box, head.direction)):
+        grads = torch.autograd.grad(loss[part], [*deaf.parameters(), *told.parameters()], retain_graph=True)
+        assert not any(grad.any() for grad in grads[: len([*deaf.parameters()])])
+        assert all(grad.any() for grad in grads[len([*deaf.parameters()]) :])
+
+
+def test_directions_are_learned_as_soon_as_boxes_are(deterministic_algorithms):
+    """Tokens beside objects know where they are, their size and axis, and less clearly which way they point."""
+    torch.manual_seed(0)
+    head = QueryHead(10, num_classes=1, queries=SampledQueries(4), range=FEW_RANGE, dim=32, depth=1, num_heads=2)
+    optimizer = torch.optim.AdamW(head.parameters(), 2e-3)
+    usual = torch.tensor([4.2, 1.7, 1.5])
+    for _ in range(200):
+        place = torch.rand(8, 4, 3) * torch.tensor([16.0, 16, 1]) - torch.tensor([0, 8, 1])
+        aside, size = torch.randn(8, 4, 3) * 0.5, usual + torch.randn(8, 4, 3) * 0.1
+        heading = (torch.rand(8, 4, 1) * 2 - 1) * math.pi
+        ways = [(2 * heading).cos(), (2 * heading).sin(), 0.5 * heading.cos(), 0.5 * heading.sin()]
+        features = torch.cat([aside, size - usual, *ways], 2).flatten(0, 1)
+        cloud = PointBatch((place - aside).flatten(0, 1), torch.arange(9) * 4, features, 4)
+        loss = head.loss(head(cloud), BoxBatch.from_list([*torch.cat([place, size, heading], 2)]))
+        optimizer.zero_grad()
+        loss["loss"].backward()
+        optimizer.step()
+    assert loss["box"] < 0.4
+    assert loss["direction"] / DIRECTION_WEIGHT < 0.35  # ln 2 is what it begins with
 
 
 def test_loss_repeats_and_does_not_depend_on_the_order_of_boxes():

@@ -17,8 +17,8 @@ def test_parameters():
     def count(name: str) -> int:
         return sum(parameter.numel() for parameter in create_model(name).parameters())
 
-    assert count("deformable_detector") == 4_187_824
-    assert count("deformable_detector_small") == 681_248
+    assert count("deformable_detector") == 4_204_336
+    assert count("deformable_detector_small") == 685_408
 
 
 def test_maps_are_halved_again_and_again():
