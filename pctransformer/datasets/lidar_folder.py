@@ -76,11 +76,15 @@ def lidar_folder(
     root = existing_folder(root)
     files = lidar_files(root, split)
     listed = listed_class_names(root)
-    known = listed or _classes_in(one for name in _splits(root) for one in lidar_files(root, name))
+    known = listed or _classes_in(one for name in lidar_splits(root) for one in lidar_files(root, name))
     names = known if class_names is None else tuple(class_names)
     for name in names:
         if name not in known:
-            raise FileFormatError(root, f"there are no boxes of the class {name!r}; {did_you_mean(name, known)}")
+            raise FileFormatError(
+                root,
+                f"there are no boxes of the class {name!r}; {did_you_mean(name, known)}; class_names, which is"
+                " --classes on a command line, says which to look for",
+            )
     if not names:
         raise FileFormatError(root, "there are no boxes at all, so no class to find; class_names.txt can name some")
     read = partial(read_lidar_scan, tuple(files), names, listed, channels, columns, reflectance)
@@ -99,7 +103,7 @@ def lidar_files(root: str | Path, split: str) -> list[LidarFiles]:
     in_folder = (root / split / "points").is_dir()
     if not in_folder and not (root / "points").is_dir():
         wanted = f"{split}/points and {split}/boxes, or points, boxes and ImageSets/{split}.txt"
-        there = ", ".join(_splits(root)) or "none"
+        there = ", ".join(lidar_splits(root)) or "none"
         raise FileFormatError(root, f"there should be {wanted}; splits that are there: {there}")
     folder = root / split if in_folder else root
     points = _by_name(folder / "points", LIDAR_SUFFIXES)
@@ -161,8 +165,9 @@ def write_lidar_scan(folder: str | Path, scan: Scan, class_names: Sequence[str])
 
 
 # ---- what lies there -------------------------------------------------------------------------------------------------
-def _splits(root: Path) -> list[str]:
+def lidar_splits(root: str | Path) -> list[str]:
     """Splits that have folders, or lists."""
+    root = Path(root)
     folders = sorted(folder.parent.name for folder in root.glob("*/points") if folder.is_dir())
     return folders or sorted(file.stem for file in root.glob("ImageSets/*.txt"))
 
@@ -171,7 +176,7 @@ def _listed(root: Path, split: str) -> list[str]:
     """Names in a list of a split, one a line."""
     path = root / "ImageSets" / f"{split}.txt"
     if not path.is_file():
-        there = ", ".join(_splits(root)) or "none"
+        there = ", ".join(lidar_splits(root)) or "none"
         raise FileFormatError(path, f"there is no such file; it should list scans, one a line; there are {there}")
     return decode(read_bytes(path), path).split()
 

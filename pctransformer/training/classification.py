@@ -46,6 +46,7 @@ def train(settings: ClassificationTraining) -> RunFolder:
 
 # ---- the training ----------------------------------------------------------------------------------------------------
 def _plan(settings: ClassificationTraining, pretrained: Path | None, folder: RunFolder, world: World) -> Plan:
+    data.check_testing_data(settings.data)
     sets = data.training_data(settings.data, settings.seed)
     class_names = sets.train.class_names
     made: dict[str, Any] = {"in_channels": 6 if settings.data.normals else 3, "num_classes": len(class_names)}

@@ -25,6 +25,7 @@ from pctransformer.training import checkpoint
 from pctransformer.training.checkpoint import BEST, Checkpoint
 from pctransformer.training.distributed import World, join_world
 from pctransformer.training.engine import Task, Trainer
+from pctransformer.training.limits import check_numbers
 from pctransformer.training.optimizers import computes_in_bf16
 from pctransformer.training.progress import Display, duration
 from pctransformer.training.repeatability import keep_freed_memory, repeatable_kernels
@@ -181,6 +182,7 @@ def _train(
     display: Display,
 ) -> None:
     begun = time.perf_counter()
+    check_numbers(settings)
     resumed = last_checkpoint(folder) if settings.resume else None
     around = environment(world.device, world.size)
     torch.manual_seed(settings.seed)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from pctransformer.datasets import CloudDataset, joined, open_dataset
+from pctransformer.datasets.source import GENERATED
 from pctransformer.datasets.transforms import (
     RECIPES,
     Compose,
@@ -100,6 +101,16 @@ def unlabelled_data(settings: UnlabelledData, seed: int) -> TrainingData:
     return TrainingData(sets[0].with_transform(changed, seed=seed), sets[1].with_transform(kept))
 
 
+def check_testing_data(settings: DataSettings) -> None:
+    """Whether there are shapes to test on, of which no more is read than their reader has to: said before a training.
+
+    Raises:
+        UserError: there are none.
+    """
+    if settings.data != GENERATED:
+        _open(settings, "test")
+
+
 def testing_data(settings: DataSettings) -> CloudDataset:
     """The test set as evaluation sees it."""
     return open_split(settings, "test").with_transform(evaluation_transform(settings))
@@ -111,6 +122,18 @@ def open_split(settings: DataSettings, split: str) -> CloudDataset:
     Raises:
         UserError: it is missing or broken, or has no normals, or labels of parts, where they are asked for.
     """
+    data = _open(settings, split).in_memory()
+    if settings.normals and data.samples[0].normals is None:
+        raise UserError(f"--normals: the shapes in {settings.data} have none; leave it out")
+    if isinstance(settings, PartData) and not data.part_names:
+        raise UserError(
+            f"the points in {settings.data} have no labels of parts; give `generated`, or a folder of ShapeNet parts"
+        )
+    return data
+
+
+def _open(settings: DataSettings, split: str) -> CloudDataset:
+    """One part of the data, as its reader gives it."""
     if settings.num_points < 1 or settings.eval_points < 1:
         raise UserError(f"--num-points and --eval-points must be at least 1, got {settings.num_points} and"
                         f" {settings.eval_points}")  # fmt: skip
@@ -120,15 +143,9 @@ def open_split(settings: DataSettings, split: str) -> CloudDataset:
         num_points=settings.drawn_points,
         normals=settings.normals,
         num_shapes=settings.num_shapes,
-    ).in_memory()
+    )
     if not len(data):
         raise UserError(f"{settings.data} has no shapes to {split} on")
-    if settings.normals and data.samples[0].normals is None:
-        raise UserError(f"--normals: the shapes in {settings.data} have none; leave it out")
-    if isinstance(settings, PartData) and not data.part_names:
-        raise UserError(
-            f"the points in {settings.data} have no labels of parts; give `generated`, or a folder of ShapeNet parts"
-        )
     return data
 
 

@@ -28,7 +28,7 @@ from pctransformer.training.model import make_model, start_from
 from pctransformer.training.progress import Display
 from pctransformer.training.report import as_trained, draw_training
 from pctransformer.training.run_folder import RunFolder
-from pctransformer.training.scans import ScanPart, TrainingScans, testing_scans, training_scans
+from pctransformer.training.scans import ScanPart, TrainingScans, check_testing_scans, testing_scans, training_scans
 from pctransformer.training.settings import DetectionTraining, ScanData
 
 
@@ -53,6 +53,7 @@ def train(settings: DetectionTraining) -> RunFolder:
 # ---- the training ----------------------------------------------------------------------------------------------------
 def _plan(settings: DetectionTraining, pretrained: Path | None, folder: RunFolder, world: World) -> Plan:
     data = settings.data
+    check_testing_scans(data)
     scans = training_scans(data, settings.seed)
     made: dict[str, Any] = {"in_channels": _channels(scans), "num_classes": len(data.classes)}
     options = {**_anchors(settings, scans), **settings.model_options}

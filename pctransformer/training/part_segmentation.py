@@ -49,6 +49,7 @@ def train(settings: PartSegmentationTraining) -> RunFolder:
 
 # ---- the training ----------------------------------------------------------------------------------------------------
 def _plan(settings: PartSegmentationTraining, pretrained: Path | None, folder: RunFolder, world: World) -> Plan:
+    data.check_testing_data(settings.data)
     sets = data.training_data(settings.data, settings.seed)
     names = {"class_names": list(sets.train.class_names), "part_names": list(sets.train.part_names)}
     made: dict[str, Any] = {

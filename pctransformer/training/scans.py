@@ -11,6 +11,7 @@ from typing import Any, Literal
 import numpy as np
 
 from pctransformer.datasets.kitti import KittiFrame, kitti_scans, read_infos, read_split, write_infos
+from pctransformer.datasets.kitti.frames import frame_names
 from pctransformer.datasets.kitti.prepare import labelled_objects
 from pctransformer.datasets.kitti.writing import write_frames
 from pctransformer.datasets.object_database import (
@@ -140,7 +141,8 @@ def open_scans(source: str, settings: ScanData, split: Split) -> ScanPart:
     Args:
         source: `generated` or a folder.
         settings: how to read it.
-        split: "test" is KITTI's val, whose labels are known; "trainval" is both.
+        split: "test" is KITTI's val, whose labels are known, and that of your own scans where they have no test;
+            "trainval" is both.
 
     Raises:
         UserError: a file is missing or broken, or there are no classes to look for.
@@ -165,13 +167,32 @@ def open_scans(source: str, settings: ScanData, split: Split) -> ScanPart:
         return _of_frames(frames, settings, database if database.is_file() else None)
     from pctransformer.datasets.lidar_folder import lidar_folder
 
-    splits: tuple[Literal["train", "test"], ...] = ("train", "test") if split == "trainval" else (split,)
-    return ScanPart(joined_scans([lidar_folder(folder, one, class_names=settings.classes) for one in splits]))
+    parts: list[Split] = ["train", "test"] if split == "trainval" else [split]
+    names = [_own_test(folder) if part == "test" else part for part in parts]
+    return ScanPart(joined_scans([lidar_folder(folder, name, class_names=settings.classes) for name in names]))
 
 
 def testing_scans(settings: ScanData, split: Split) -> ScanPart:
     """What is tested on: a part of the last source."""
     return open_scans(_sources(settings)[-1], settings, split)
+
+
+def check_testing_scans(settings: ScanData) -> None:
+    """Whether what is tested on is there, by its names alone: said before a training, not after it.
+
+    Raises:
+        UserError: it is not.
+    """
+    source = _sources(settings)[-1]
+    folder = Path(source)
+    if source == GENERATED or not folder.is_dir() or (folder / _PREPARED / "val.json").is_file():
+        return  # that a folder is missing is said where it is opened
+    if (folder / "training" / "velodyne").is_dir():
+        frame_names(folder, "val")
+        return
+    from pctransformer.datasets.lidar_folder import lidar_files
+
+    lidar_files(folder, _own_test(folder))
 
 
 def write_generated(settings: ScanData, folder: Path) -> ScanData:
@@ -218,6 +239,14 @@ def joined_parts(parts: Sequence[ScanPart]) -> ScanPart:
 def _of_frames(frames: Sequence[KittiFrame], settings: ScanData, database: Path | None = None) -> ScanPart:
     scans = kitti_scans(frames, class_names=settings.classes, camera_view=settings.camera_view)
     return ScanPart(scans, tuple(frames), database)
+
+
+def _own_test(folder: Path) -> str:
+    """The split of your own scans that is tested on: val, as OpenPCDet calls it, where there is no test."""
+    from pctransformer.datasets.lidar_folder import lidar_splits
+
+    there = lidar_splits(folder)
+    return "val" if "val" in there and "test" not in there else "test"
 
 
 def _sources(settings: ScanData) -> tuple[str, ...]:

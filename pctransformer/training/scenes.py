@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -11,7 +12,7 @@ import torch
 from pctransformer.datasets import CloudDataset
 from pctransformer.datasets.crops import training_crop
 from pctransformer.datasets.rooms import generated_rooms
-from pctransformer.datasets.scenes import scene_folder
+from pctransformer.datasets.scenes import scene_files, scene_folder
 from pctransformer.datasets.source import GENERATED
 from pctransformer.datasets.transforms import OnlyCoordinates
 from pctransformer.errors import UserError
@@ -65,6 +66,17 @@ def open_scenes(settings: SceneData, split: Literal["train", "test"]) -> CloudDa
         scenes = scenes.with_transform(OnlyCoordinates())
     samples = [scenes[i] for i in range(len(scenes))]
     return CloudDataset(samples, scenes.labels, scenes.class_names, part_names=scenes.part_names)
+
+
+def check_testing_scenes(settings: SceneData) -> None:
+    """Whether there are scenes to test on, by their names alone: said before a training, not after it.
+
+    Raises:
+        UserError: there are none.
+    """
+    root = Path(settings.data)
+    if settings.data != GENERATED and root.is_dir():  # that a folder is missing is said where it is opened
+        scene_files(root, "test")
 
 
 def tiling(settings: SemanticSegmentationTraining, device: torch.device) -> dict[str, Any]:

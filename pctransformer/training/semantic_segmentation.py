@@ -25,7 +25,7 @@ from pctransformer.training.point_loss import point_loss
 from pctransformer.training.progress import Display
 from pctransformer.training.report import SceneFigures, draw_training
 from pctransformer.training.run_folder import RunFolder
-from pctransformer.training.scenes import open_scenes, tiling, training_scenes
+from pctransformer.training.scenes import check_testing_scenes, open_scenes, tiling, training_scenes
 from pctransformer.training.settings import SemanticSegmentationTraining
 
 
@@ -49,6 +49,7 @@ def train(settings: SemanticSegmentationTraining) -> RunFolder:
 
 # ---- the training ----------------------------------------------------------------------------------------------------
 def _plan(settings: SemanticSegmentationTraining, pretrained: Path | None, folder: RunFolder, world: World) -> Plan:
+    check_testing_scenes(settings.data)
     scenes = training_scenes(settings.data, settings.seed)
     names = scenes.train.part_names
     made: dict[str, Any] = {"in_channels": 6 if settings.data.colors else 3, "num_classes": len(names)}

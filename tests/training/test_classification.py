@@ -120,11 +120,33 @@ def test_a_run_may_be_told_again_what_it_was_told(finished, capsys):
         (["--batch-size", "7", "--accumulate", "2"], "multiple of 2"),
         (["--device", "cuda:77"], "no device cuda:77"),
         (["--num-shapes", "19"], "too few"),
+        (["--epochs", "0"], "--epochs must be at least 1, got 0"),
+        (["--batch-size", "0"], "--batch-size must be at least 1, got 0"),
+        (["--accumulate", "0"], "--accumulate must be at least 1, got 0"),
+        (["--lr", "-1"], "--lr must be at least 0, got -1.0"),
+        (["--lr", "nan"], "--lr must be at least 0, got nan"),
+        (["--weight-decay", "-1"], "--weight-decay must be at least 0"),
+        (["--clip", "-1"], "--clip must be at least 0"),
+        (["--warmup-epochs", "-1"], "--warmup-epochs must be at least 0"),
+        (["--ema", "1"], "--ema must be at least 0 and below 1, got 1.0"),
+        (["--seed", "-1"], "--seed must be at least 0, got -1"),
+        (["--workers", "-1"], "--workers must be at least 0, got -1"),
+        (["--save-steps", "-1"], "--save-steps must be at least 0"),
     ],
 )
 def test_faults_of_the_user_leave_no_folder_behind(tmp_path, capsys, arguments, text):
     assert run("--out", tmp_path / "run", *SMALL, *arguments) == 2
     assert text in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
+def test_without_shapes_to_test_on_nothing_is_trained(tmp_path, capsys):
+    data = tmp_path / "data.npz"
+    points = np.random.default_rng(0).normal(size=(8, 20, 3)).astype(np.float32)
+    split, label = np.array(["train"] * 8), np.array([0, 1] * 4)
+    np.savez(data, points=points, label=label, split=split, ids=np.arange(8).astype(str), class_names=["a", "b"])
+    assert run("--out", tmp_path / "run", *SMALL, "--data", data) == 2
+    assert "has no shapes to test on" in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
 
 

@@ -319,6 +319,31 @@ def test_faults_of_the_user_leave_no_folder_behind(tmp_path, streets, capsys, ar
     assert not (tmp_path / "run").exists()
 
 
+def test_own_scans_are_tested_on_val_where_there_is_no_test(tmp_path, capsys):
+    generator = np.random.default_rng(0)
+    for split, names in (("train", ("a", "b")), ("val", ("c",))):
+        for name in names:
+            boxes, points = cars(generator)
+            scan = Scan(np.concatenate(points), boxes.astype(np.float32), np.array([0, 0]), name)
+            write_lidar_scan(tmp_path / "data" / split, scan, ["Car"])
+    settings = ScanData(data=(str(tmp_path / "data"),), classes=("Car",))
+    assert sources.testing_scans(settings, "test").scans.names == ("c",)
+    assert sources.testing_scans(settings, "trainval").scans.names == ("a", "b", "c")
+    (tmp_path / "data" / "val").rename(tmp_path / "data" / "more")
+    assert run("--out", tmp_path / "run", "--data", tmp_path / "data", *SMALL) == 2  # now, not after the last epoch
+    assert "there should be test/points and test/boxes" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
+def test_kitti_without_scans_to_test_on_is_not_trained_on(tmp_path, streets, capsys):
+    copy = tmp_path / "data"
+    subprocess.run(["cp", "-r", streets, copy], check=True)
+    (copy / "ImageSets" / "val.txt").unlink()
+    assert run("--out", tmp_path / "run", "--data", copy, *SMALL) == 2
+    assert "val.txt: there is no such file" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
 def test_two_processes_by_torchrun(tmp_path, streets):
     printed, results = in_two_processes("detection", tmp_path / "run", "--data", streets, *SMALL)
     assert printed.count("held out: loss") == 2

@@ -1,6 +1,7 @@
 """The command as a user runs it, on scenes of a few hundred points."""
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -163,6 +164,13 @@ def test_loss_by_hand():
 def test_faults_of_the_user_leave_no_folder_behind(tmp_path, scans, capsys, arguments, text):
     assert run("--out", tmp_path / "run", "--data", scans, *SMALL, *arguments) == 2
     assert text in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
+def test_without_scenes_to_test_on_nothing_is_trained(tmp_path, scans, capsys):
+    shutil.copytree(scans / "train", tmp_path / "data" / "train")
+    assert run("--out", tmp_path / "run", "--data", tmp_path / "data", *SMALL) == 2
+    assert "test: there should be clouds with labels here" in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
 
 
