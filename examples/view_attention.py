@@ -12,8 +12,8 @@ import torch
 
 from pctransformer import load, record_attention
 from pctransformer.datasets import collate
-from pctransformer.predict import ClassPredictor
 from pctransformer.predict_boxes import DetectorPredictor
+from pctransformer.predict_classes import ClassPredictor
 from pctransformer.visualization.looking import look
 from pctransformer.visualization.output import write
 

@@ -10,9 +10,10 @@ from pctransformer.datasets import CloudDataset, Sample, write_ply
 from pctransformer.datasets.transforms import EvenSubset
 from pctransformer.errors import UserError
 from pctransformer.evaluation import part_logits, predict_parts
-from pctransformer.predict import PartPredictor, load
+from pctransformer.predict import load
+from pctransformer.predict_parts import PartPredictor
 from pctransformer.training.data import evaluation_transform
-from tests.test_predict import CUBE, cloud
+from tests.test_predict_classes import CUBE, cloud
 from tests.trained import CLASSES, PARTS, write_part_checkpoint
 
 

@@ -53,8 +53,9 @@ def run(config: Config) -> int:
     from pctransformer.commands import predicted_classes, predicted_parts
     from pctransformer.commands.predictions import RECORD, Stems, conclude, each_file, writing
     from pctransformer.datasets.folder import FILE_SUFFIXES
-    from pctransformer.predict import PartPredictor, load
+    from pctransformer.predict import load
     from pctransformer.predict_boxes import DetectorPredictor
+    from pctransformer.predict_parts import PartPredictor
     from pctransformer.predict_scenes import ScenePredictor
     from pctransformer.training.checkpoint import find_checkpoint, folder_of
     from pctransformer.training.run_folder import numbered

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from pctransformer.commands.terminal import print_table
 
 if TYPE_CHECKING:
-    from pctransformer.predict import Prediction
+    from pctransformer.predict_classes import Prediction
 
 FILES = ()
 """What is written besides records and pictures."""

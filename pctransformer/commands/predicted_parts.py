@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from pctransformer.commands.terminal import print_table
 
 if TYPE_CHECKING:
-    from pctransformer.predict import PartPrediction
+    from pctransformer.predict_parts import PartPrediction
 
 FILES = ("points",)
 """What is written besides records and pictures."""

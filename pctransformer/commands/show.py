@@ -15,8 +15,9 @@ from pctransformer.errors import UserError, did_you_mean
 if TYPE_CHECKING:
     import torch
 
-    from pctransformer.predict import ClassPredictor, PartPredictor
     from pctransformer.predict_boxes import DetectorPredictor
+    from pctransformer.predict_classes import ClassPredictor
+    from pctransformer.predict_parts import PartPredictor
     from pctransformer.predict_scenes import ScenePredictor
     from pctransformer.visualization.point_maps import PointMaps
 
@@ -76,8 +77,10 @@ class Config:
 def run(config: Config) -> int:
     """Look, and write FILE.png, FILE.html, or what else is asked for."""
     from pctransformer.commands.trained import check_free, make_folder
-    from pctransformer.predict import ClassPredictor, PartPredictor, load
+    from pctransformer.predict import load
     from pctransformer.predict_boxes import DetectorPredictor
+    from pctransformer.predict_classes import ClassPredictor
+    from pctransformer.predict_parts import PartPredictor
     from pctransformer.training.checkpoint import find_checkpoint
     from pctransformer.visualization.output import write
 

@@ -21,6 +21,7 @@ TENSORS = {"ops", *NOUNS}
 VIEWS = {"layers", *TENSORS}
 MODELS = {"point_view", "grid_view", "heads", "atomic", "errors", *VIEWS}
 AROUND = {"datasets", "evaluation", "visualization", "atomic", "errors", *TENSORS}
+PREDICTORS = {"predict_classes", "predict_parts", "predict_scenes", "predict_boxes"}
 MAY_IMPORT = {
     "errors": set(),
     "atomic": set(),
@@ -36,11 +37,14 @@ MAY_IMPORT = {
     "evaluation": {"datasets", "errors", *TENSORS},
     "visualization": {"atomic", "datasets", "evaluation", "errors", "layers", *TENSORS},
     "training": {"models", *MODELS, *AROUND},
-    "predict": {"models", "training", "predict_scenes", "predict_boxes", *MODELS, *AROUND},
+    "predict": {"models", "training", *PREDICTORS, *MODELS, *AROUND},
+    "predict_clouds": {"models", "training", *MODELS, *AROUND},
+    "predict_classes": {"models", "training", "predict_clouds", *MODELS, *AROUND},
+    "predict_parts": {"models", "training", "predict_clouds", *MODELS, *AROUND},
     "predict_scenes": {"models", "training", *MODELS, *AROUND},
     "predict_boxes": {"models", "training", *MODELS, *AROUND},
     "demo": {"models", "training", "predict", *MODELS, *AROUND},
-    "commands": {"models", "training", "predict", "predict_scenes", "predict_boxes", *MODELS, *AROUND},
+    "commands": {"models", "training", "predict", *PREDICTORS, *MODELS, *AROUND},
     "cli": {"errors"},  # commands are imported by name when they are called
     "__main__": {"cli"},
 }
