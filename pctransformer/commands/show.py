@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+import functools
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from pctransformer.predict_classes import ClassPredictor
     from pctransformer.predict_parts import PartPredictor
     from pctransformer.predict_scenes import ScenePredictor
+    from pctransformer.visualization.maps_window import LookFrom
     from pctransformer.visualization.point_maps import PointMaps
 
 _SOME = 16384  # points, of which a model tells which layers it has
@@ -93,13 +95,13 @@ def run(config: Config) -> int:
     predictor = load(checkpoint, config.device)
     try:
         if isinstance(predictor, ClassPredictor):
-            said, maps = _of_classifier(config, predictor)
+            said, maps, look_from = _of_classifier(config, predictor)
         elif isinstance(predictor, PartPredictor):
-            said, maps = _of_segmenter(config, predictor)
+            said, maps, look_from = _of_segmenter(config, predictor)
         elif isinstance(predictor, DetectorPredictor):
-            said, maps = _of_detector(config, predictor)
+            said, maps, look_from = _of_detector(config, predictor)
         else:
-            said, maps = _of_scene(config, predictor)
+            said, maps, look_from = _of_scene(config, predictor)
     except ValueError as error:
         raise UserError(_in_options(str(error))) from None
     print(said)
@@ -122,11 +124,11 @@ def run(config: Config) -> int:
     if "window" in config.to:
         from pctransformer.visualization.maps_window import show_window
 
-        show_window(maps, scaling=config.scaling, whole=config.whole)
+        show_window(maps, scaling=config.scaling, whole=config.whole, look_from=look_from)
     return 0
 
 
-def _of_classifier(config: Config, predictor: ClassPredictor) -> tuple[str, PointMaps]:
+def _of_classifier(config: Config, predictor: ClassPredictor) -> tuple[str, PointMaps, LookFrom]:
     from pctransformer.datasets import collate
 
     _refuse(config, "a classifier", "category", "score", "columns")
@@ -137,10 +139,11 @@ def _of_classifier(config: Config, predictor: ClassPredictor) -> tuple[str, Poin
     points = _rows(collate([sample])[0], predictor.device)
     target = _index(config.target, predictor.class_names, "--target")
     title = f"{config.file.name}: {prediction.label} {prediction.probability:.1%}"
-    return said, _from_points(config, predictor.model, points, target=target, title=title)
+    look = functools.partial(_look, config, predictor.model, points, target=target, title=title)
+    return said, _from_points(config, look), _in_window(look)
 
 
-def _of_segmenter(config: Config, predictor: PartPredictor) -> tuple[str, PointMaps]:
+def _of_segmenter(config: Config, predictor: PartPredictor) -> tuple[str, PointMaps, LookFrom]:
     """The parts of a category alone are asked for; a point's own part is the score."""
     import torch
 
@@ -160,10 +163,11 @@ def _of_segmenter(config: Config, predictor: PartPredictor) -> tuple[str, PointM
     target = _index(config.target, predictor.part_names, "--target")
     said = f"{config.file}: {names[label]}"
     title = f"{config.file.name}: {names[label]}"
-    return said, _from_points(config, predictor.model, points, target=target, category=told, title=title)
+    look = functools.partial(_look, config, predictor.model, points, target=target, category=told, title=title)
+    return said, _from_points(config, look), _in_window(look)
 
 
-def _of_scene(config: Config, predictor: ScenePredictor) -> tuple[str, PointMaps]:
+def _of_scene(config: Config, predictor: ScenePredictor) -> tuple[str, PointMaps, LookFrom]:
     """From points; by default the one that is most surely of the class that most points have, or of `--target`."""
     from pctransformer.datasets.scenes import read_scene
     from pctransformer.evaluation.tiles import ShownScene, segment_scene
@@ -188,27 +192,31 @@ def _of_scene(config: Config, predictor: ScenePredictor) -> tuple[str, PointMaps
     else:
         most = int(segmented.labels.bincount().argmax())
         queries = config.query or (int(probability[:, most if asked is None else asked].argmax()),)
-    each, named = [], []
+
+    def look(query: int | None) -> PointMaps:
+        """By the class that the point is taken for where none is asked for."""
+        known = query is not None and 0 <= query < len(scene)
+        return look_at_scene(
+            predictor.model, scene, tile_points=how["tile_points"], method=config.method,
+            layers=config.layer or None, heads=config.head or "mean", query=query,
+            target=int(probability[query].argmax()) if known and asked is None else asked,
+        )  # fmt: skip
+
+    each = [look(query) for query in queries]
+    named = []
     for query in queries:
-        target = asked
-        if query is not None and 0 <= query < len(scene):
+        if query is not None:
             label = int(probability[query].argmax())
             named.append(f"point {query}, {names[label]} {probability[query, label]:.1%}")
-            target = label if asked is None else asked
-        maps = look_at_scene(
-            predictor.model, scene, tile_points=how["tile_points"], method=config.method,
-            layers=config.layer or None, heads=config.head or "mean", query=query, target=target,
-        )  # fmt: skip
-        each.append(maps)
     if named:
         said += f", looking from {'; '.join(named)}"
     if len(scene) > how["tile_points"] and config.method not in ("similarity", "features_pca"):
         said += f"\nfrom a point the model sees the {how['tile_points']} that are nearest, and none of the others"
     title = said.splitlines()[0].replace(str(config.file), config.file.name)
-    return said, dataclasses.replace(_joined(each), title=title)
+    return said, dataclasses.replace(_joined(each), title=title), look
 
 
-def _of_detector(config: Config, predictor: DetectorPredictor) -> tuple[str, PointMaps]:
+def _of_detector(config: Config, predictor: DetectorPredictor) -> tuple[str, PointMaps, LookFrom]:
     """From boxes, among those that are labelled; similarities are to what is at their middle."""
     import numpy as np
     import torch
@@ -226,12 +234,11 @@ def _of_detector(config: Config, predictor: DetectorPredictor) -> tuple[str, Poi
     true, true_labels = labels_to_draw(found) or (np.zeros((0, 7), np.float32), np.zeros(0, np.int64))
     seen = BoxView(found.boxes, found.labels, found.scores, true, true_labels, found.class_names)
     said = f"{config.file}: {len(found)} boxes in {len(points)} points"
+    look = functools.partial(_look, config, predictor.model, points, boxes=seen)
     if config.method == "features_pca":
         if config.query:
             raise UserError("--query: features_pca is from no box")
-        return said, _look(
-            config, predictor.model, points, title=said.replace(str(config.file), config.file.name), boxes=seen
-        )
+        return said, look(title=said.replace(str(config.file), config.file.name)), _in_window(look)
     wrong = [number for number in numbers if not 0 <= number < len(found)]
     if wrong:
         boxes = f"boxes 0 to {len(found) - 1}" if len(found) else "nothing; try a lower --score"
@@ -246,15 +253,20 @@ def _of_detector(config: Config, predictor: DetectorPredictor) -> tuple[str, Poi
             {"query": nearest} if config.method == "similarity" else {"box": found.boxes[number].tolist()}
         )
         title = said.replace(str(config.file), config.file.name)
-        maps = _look(config, predictor.model, points, title=title, boxes=seen, **where)
+        maps = look(title=title, **where)
         from_box = tuple(dataclasses.replace(one, box=number) for one in maps.maps)
         each.append(dataclasses.replace(maps, maps=from_box))
-    return said, _joined(each)
+    return said, _joined(each), _in_window(look)
 
 
-def _from_points(config: Config, model: torch.nn.Module, points: torch.Tensor, **options: Any) -> PointMaps:
+def _from_points(config: Config, look: Callable[..., PointMaps]) -> PointMaps:
     """From each point that is asked for; from none of them where none is."""
-    return _joined([_look(config, model, points, query=query, **options) for query in config.query or (None,)])
+    return _joined([look(query=query) for query in config.query or (None,)])
+
+
+def _in_window(look: Callable[..., PointMaps]) -> LookFrom:
+    """From a point that is clicked."""
+    return lambda row: look(query=row)
 
 
 def _joined(each: Sequence[PointMaps]) -> PointMaps:

@@ -49,6 +49,10 @@ class MapChoice:
         rows = [row for row, found in enumerate(self.maps) if getattr(found, field) == value]
         return dataclasses.replace(self, shown=max(rows, key=common)) if rows else self
 
+    def also(self, maps: tuple[PointMap, ...]) -> MapChoice:
+        """The same choice among more maps."""
+        return dataclasses.replace(self, maps=self.maps + maps)
+
     def step(self, field: Field) -> MapChoice:
         """The next of all values of a field, the first one after the last."""
         values = self.values(field)

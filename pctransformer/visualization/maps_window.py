@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import sys
+import textwrap
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -15,23 +17,35 @@ from pctransformer.visualization.map_view import Color, MapView, Wire
 from pctransformer.visualization.point_maps import PointMap, PointMaps
 
 _HELP = """Drag: turn. Ctrl and drag: move. Wheel: nearer.
-Keys: M values, L layer, H head, Q query point, B box.
-Click: look from there, if there is a map of it."""
+Keys: M values, L layer, H head, Q query point, B box."""
+_CLICK = "Click: look from there."
+_CLICK_IF = "Click: look from there, if there is a map of it."
 _OPENING_DEG = 35.0
 _RING = (0.04, 0.49, 0.17)
 
 
-def show_window(point_maps: PointMaps, *, scaling: Scaling = "percentile", whole: bool = False) -> None:
+LookFrom = Callable[[int], PointMaps]
+"""From the row of a point to maps that are from there, of the same points; a ValueError says why there are none."""
+
+
+def show_window(
+    point_maps: PointMaps,
+    *,
+    scaling: Scaling = "percentile",
+    whole: bool = False,
+    look_from: LookFrom | None = None,
+) -> None:
     """Open a window and return when it is closed.
 
     The cloud is turned by the mouse. Keys go through values, layers, heads and query points; a click on a point looks
-    from there where there is a map of it. A green ball marks the point that is looked from. Boxes are wires with their
-    classes and scores, black the one that is looked from.
+    from there, by a map that is there or that `look_from` makes. A green ball marks the point that is looked from.
+    Boxes are wires with their classes and scores, black the one that is looked from.
 
     Args:
         point_maps: the cloud and its maps; the first is shown first.
         scaling: see `ColorScale`; each map has its own range.
         whole: what is seen in the beginning, see `MapView.of`.
+        look_from: makes maps from points that are clicked and have none; None: such clicks do nothing.
 
     Raises:
         UserError: Open3D is not installed, or there is no display.
@@ -47,18 +61,18 @@ def show_window(point_maps: PointMaps, *, scaling: Scaling = "percentile", whole
 
     application = Application.instance
     application.initialize()
-    _Window(point_maps, scaling, whole)
+    _Window(point_maps, scaling, whole, look_from)
     application.run()
 
 
 class _Window:
     """The window and what happens in it; what is chosen by keys and clicks is `MapChoice`'s."""
 
-    def __init__(self, point_maps: PointMaps, scaling: Scaling, whole: bool) -> None:
+    def __init__(self, point_maps: PointMaps, scaling: Scaling, whole: bool, look_from: LookFrom | None) -> None:
         from open3d.visualization import gui, rendering
 
         self.view, self.scaling = MapView.of(point_maps, whole=whole), scaling
-        self.choice = MapChoice(point_maps.maps)
+        self.choice, self.look_from = MapChoice(point_maps.maps), look_from
         self.pressed_at: tuple[int, int] | None = None
         self.window = gui.Application.instance.create_window(point_maps.title, 1100, 800)
         self.scene = gui.SceneWidget()
@@ -70,7 +84,13 @@ class _Window:
         em = self.window.theme.font_size
         self.panel = gui.Vert(0.3 * em, gui.Margins(0.6 * em, 0.6 * em, 0.6 * em, 0.6 * em))
         self.name, self.bar, self.range = gui.Label(""), gui.ImageWidget(), gui.Label("")
-        for widget in (gui.Label(point_maps.title), self.name, self.bar, self.range, gui.Label(_HELP)):
+        for widget in (
+            gui.Label(point_maps.title),
+            self.name,
+            self.bar,
+            self.range,
+            gui.Label(f"{_HELP}\n{_CLICK if look_from else _CLICK_IF}"),
+        ):
             self.panel.add_child(widget)
         self.window.add_child(self.scene)
         self.window.add_child(self.panel)
@@ -134,9 +154,29 @@ class _Window:
             shown = self.view.shown
             row = point_under(self.view.xyz[shown], projection, (frame.width, frame.height), at) if is_click else None
             if row is not None:
-                self.choice = self.choice.choose("query", int(shown[row]))
-                self._show()
+                self._choose_point(int(shown[row]))
         return gui.SceneWidget.EventCallbackResult.IGNORED
+
+    def _choose_point(self, row: int) -> None:
+        """Show the map from a point, or say why there is none."""
+        try:
+            self.choice = choose_point(self.choice, row, self.look_from)
+        except ValueError as error:
+            self.range.text = "\n".join(textwrap.wrap(f"No map from point {row}: {error}", 60))
+            self.window.set_needs_layout()
+        else:
+            self._show()
+
+
+def choose_point(choice: MapChoice, row: int, look_from: LookFrom | None) -> MapChoice:
+    """The map from a point: one that is there, or else one that is made.
+
+    Raises:
+        ValueError: `look_from` cannot make it.
+    """
+    if look_from is not None and row not in choice.values("query"):
+        choice = choice.also(look_from(row).maps)
+    return choice.choose("query", row)
 
 
 def _range(scale: ColorScale | None, scaling: Scaling) -> str:

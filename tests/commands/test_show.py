@@ -14,6 +14,7 @@ from pctransformer.models import create_model
 from pctransformer.models.tensor_file import read_tensors, write_tensors
 from pctransformer.training.serialization import to_json
 from pctransformer.training.settings import DetectionTraining, ScanData
+from pctransformer.visualization import maps_window
 from pctransformer.visualization.map_view import MapView
 from pctransformer.visualization.point_maps import PointMaps
 from pctransformer.visualization.rollout import attention_rollout, half_of_weight, layer_attention
@@ -251,6 +252,25 @@ def test_a_window_without_a_display(run, cup, monkeypatch, capsys):
     err = capsys.readouterr().err
     assert "a window needs Open3D" in err or "there is no display" in err
     assert not (run / "maps").exists()
+
+
+def test_a_window_looks_from_points_that_are_clicked(run, cup, detector, room, tmp_path, monkeypatch):
+    """As --query does; of a detector from points too, not only from boxes."""
+    opened = []
+    monkeypatch.setattr(maps_window, "show_window", lambda maps, **options: opened.append((maps, options["look_from"])))
+    for model, file, options in ((run, cup, []), (*detector, ["--score", 0]), (*room, [])):
+        assert show(file, "--model", model, *options, "--to", "window") == 0
+        maps, look_from = opened.pop()
+        (clicked,) = look_from(7).maps
+        assert (clicked.query, clicked.box, clicked.values.shape) == (7, None, (len(maps),))
+        assert clicked.values.sum() == pytest.approx(1, abs=1e-4)
+    assert show(cup, "--model", run, "--query", 7, "--to", "npz", "--out", tmp_path / "out") == 0
+    assert show(cup, "--model", run, "--to", "window") == 0
+    (expected,), (clicked,) = PointMaps.load_npz(tmp_path / "out" / "cup.npz").maps, opened.pop()[1](7).maps
+    np.testing.assert_array_equal(clicked.values, expected.values)
+    assert show(cup, "--model", run, "--method", "saliency", "--to", "window") == 0
+    with pytest.raises(ValueError, match="is from no point"):
+        opened.pop()[1](7)
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from pctransformer.visualization.clouds import camera
 from pctransformer.visualization.geometry import box_lines
 from pctransformer.visualization.map_choice import FIELDS, KEYS, MapChoice, point_under
 from pctransformer.visualization.map_view import MapView
-from pctransformer.visualization.maps_window import prepare_scene, show_map, show_window
+from pctransformer.visualization.maps_window import choose_point, prepare_scene, show_map, show_window
 from pctransformer.visualization.point_maps import BoxView, PointMap, PointMaps
 
 
@@ -63,6 +63,28 @@ def test_steps_go_through_all_values_and_begin_again():
             seen = seen.step(field)
         assert values == chosen.values(field)
         assert getattr(seen.map, field) == values[0]
+
+
+def test_points_that_have_no_map_are_looked_from_when_clicked():
+    """Each once; the method and all else stay as they are where they can be."""
+    asked = []
+
+    def look_from(row):
+        if row == 5:
+            raise ValueError("nobody looks from 5")
+        asked.append(row)
+        values = np.full(100, row, np.float32)
+        maps = tuple(PointMap(values, layer, None, row, "attention") for layer in ("a", "b"))
+        return PointMaps(np.zeros((100, 3), np.float32), maps, "")
+
+    chosen = choose_point(choice(*MAPS).choose("layer", "b"), 9, look_from)
+    assert (chosen.map.query, chosen.map.layer, chosen.map.values[0]) == (9, "b", 9)
+    chosen = choose_point(choose_point(chosen, 3, look_from), 9, look_from)
+    assert asked == [9]  # there was a map from 3, and from 9 there is one now
+    assert len(chosen.maps) == len(MAPS) + 2
+    with pytest.raises(ValueError, match="nobody looks from 5"):
+        choose_point(chosen, 5, look_from)
+    assert choose_point(chosen, 5, None) is chosen
 
 
 def perspective(distance):
