@@ -10,7 +10,7 @@ import numpy as np
 from pctransformer.datasets.kitti import Calibration, project_lines
 from pctransformer.visualization.detection import TRUE, class_colour, class_legend
 from pctransformer.visualization.geometry import box_lines
-from pctransformer.visualization.style import MIDDLE, heading, new_figure, place
+from pctransformer.visualization.style import MIDDLE, heading, new_figure, place, text_width
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -75,7 +75,7 @@ def camera_figure(
         words += f"{', ' if words else ''}{shown} of {len(scores)} predicted boxes in the image: "
     heading(figure, 0.3, inches + 1.05, title or "as the camera sees it", words)
     if predicted is not None:
-        class_legend(figure, 0.3 + 0.082 * len(words), inches + 0.73, class_names)
+        class_legend(figure, 0.3 + text_width(words, 0.72 * 15) + 0.1, inches + 0.73, class_names)
     return figure
 
 

@@ -8,7 +8,19 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from pctransformer.evaluation.kitti import DIFFICULTIES, RECALL_STEPS, KittiScore, Metric
-from pctransformer.visualization.style import BLUE, DARK, GREY, MANY, MIDDLE, ORANGE, bare, heading, new_figure, place
+from pctransformer.visualization.style import (
+    BLUE,
+    DARK,
+    GREY,
+    MANY,
+    MIDDLE,
+    ORANGE,
+    bare,
+    heading,
+    new_figure,
+    place,
+    text_width,
+)
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -97,7 +109,7 @@ def class_legend(figure: Figure, left: float, top: float, class_names: Sequence[
     across, up = figure.get_size_inches()
     for i, name in enumerate(class_names):
         figure.text(left / across, top / up, name, fontsize=10, color=class_colour(i), va="top")
-        left += 0.1 * len(name) + 0.25
+        left += text_width(name, 10) + 0.2
 
 
 def _draw_box(axes: Any, box: np.ndarray, colour: str, *, fill: float, width: float) -> np.ndarray:

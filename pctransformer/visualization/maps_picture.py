@@ -14,7 +14,7 @@ from pctransformer.visualization.color_scale import ColorScale, Scaling, bar_col
 from pctransformer.visualization.map_view import MapView
 from pctransformer.visualization.offscreen import NoRendererError, render
 from pctransformer.visualization.point_maps import PointMap, PointMaps
-from pctransformer.visualization.style import DARK, heading, new_figure, place
+from pctransformer.visualization.style import DARK, heading, new_figure, place, text_width
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -104,7 +104,7 @@ def maps_figure(
     low, high = middle - tall * half, middle + tall * half
 
     width = max(columns * (side + 0.25) + 0.25, 5.0)
-    title = textwrap.wrap(point_maps.title, int(8 * width))
+    title = _wrapped(point_maps.title, int(8 * width))
     top = 0.35 + 0.23 * len(title)
     rows, below = -(-len(maps) // columns), 1.2
     height = rows * (tall * side + below) + top + (0.2 if view.legend else 0)
@@ -164,7 +164,14 @@ def _ring(axes: Any, at: np.ndarray, is_hidden: bool) -> None:
         dashes = (0, (2, 1.2)) if is_hidden and color == _RING else "solid"
         axes.add_patch(
             Circle(
-                (at[0], at[1]), radius, fill=False, edgecolor=color, linewidth=width, linestyle=dashes, clip_on=False
+                (at[0], at[1]),
+                radius,
+                fill=False,
+                edgecolor=color,
+                linewidth=width,
+                linestyle=dashes,
+                clip_on=False,
+                zorder=3,  # over the wires of boxes
             )
         )
 
@@ -208,11 +215,12 @@ def _bar(figure: Figure, found: PointMap, scale: ColorScale | None, left: float,
         above = "≥ " if (found.values > scale.high).any() else ""
         middle = (scale.low + scale.high) / 2
         marks = [(0.15, f"{below}{scale.low:.3g}"), (0.5, f"{middle:.3g}"), (0.85, f"{above}{scale.high:.3g}")]
+        if scale.low == scale.high:
+            marks = [(0.5, f"{below}{scale.low:.3g} everywhere")]
     for share, mark in marks:
         at = (left + share * side) / width, (bottom - 0.22) / height
         figure.text(*at, mark, ha="center", va="top", fontsize=size - 1, color=DARK)
-    parts = found.name.replace(", ", ",\n").replace(" ", "\u00a0").replace("\n", " ")  # broken between parts alone
-    words = "\n".join(textwrap.wrap(parts, int(side * 120 / size))[:3]).replace("\u00a0", " ")
+    words = "\n".join(_wrapped(found.name, int(side * 120 / size))[:3])
     at = (left + side / 2) / width, (bottom - 0.4) / height
     figure.text(*at, words, ha="center", va="top", fontsize=size)
     at = (left + side / 2) / width, (bottom - 0.44 - 1.25 * size / 72 * (1 + words.count("\n"))) / height
@@ -220,8 +228,16 @@ def _bar(figure: Figure, found: PointMap, scale: ColorScale | None, left: float,
     figure.text(*at, meaning, ha="center", va="top", fontsize=size - 1, color=DARK)
 
 
+def _wrapped(text: str, characters: int) -> list[str]:
+    """Lines, broken after commas alone where parts are short enough."""
+    parts = text.replace(", ", ",\n").replace(" ", "\u00a0").replace("\n", " ")
+    if max(map(len, parts.split())) > characters:
+        return textwrap.wrap(text, characters)
+    return [line.replace("\u00a0", " ") for line in textwrap.wrap(parts, characters)]
+
+
 def _legend(figure: Figure, view: MapView, left: float, top: float) -> None:
     width, height = figure.get_size_inches()
     for words, color in view.legend:
         figure.text(left / width, top / height, words, fontsize=9, color=color, va="top")
-        left += 0.085 * len(words) + 0.2
+        left += text_width(words, 9) + 0.2

@@ -183,6 +183,8 @@ def _range(scale: ColorScale | None, scaling: Scaling) -> str:
     """What stands below the bar."""
     if scale is None:
         return f"first, second and third value, each {scaling}; brighter is more"
+    if scale.low == scale.high:
+        return f"{scale.low:.4g} everywhere"
     return f"{scale.low:.4g} to {scale.high:.4g}, {scaling}; darker is more"
 
 

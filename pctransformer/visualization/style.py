@@ -38,6 +38,13 @@ def heading(figure: Figure, left: float, top: float, title: str, subtitle: str =
     figure.text(left / across, (top - size / 46) / up, subtitle, fontsize=0.72 * size, color=DARK, va="top")
 
 
+def text_width(words: str, size: float) -> float:
+    """Inches that words take in the usual font of `size` / 72 inches."""
+    from matplotlib.textpath import TextPath
+
+    return float(TextPath((0, 0), words, size=size).get_extents().xmax) / 72
+
+
 def bare(axes: Any) -> None:
     """Axes with a light grid and without a frame, for curves and bars."""
     axes.grid(color="#e8eaee", linewidth=0.8)

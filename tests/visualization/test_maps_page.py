@@ -280,6 +280,23 @@ def test_browser_switches_layers_and_queries(visit):
     assert seen.page.input_value("#layer") == "null"
 
 
+def test_browser_on_a_narrow_screen(visit):
+    """The panel is below the cloud, not over it, and ends of long names of layers can be read."""
+    maps, front, _ = cloud()
+    flat = PointMap(np.zeros(len(maps), np.float32), "encoder." * 9, None, None, "attention")
+    seen = visit(PointMaps(maps.xyz, (*maps.maps, flat), "a ball"))
+    seen.page.set_viewport_size({"width": 400, "height": 700})
+    seen.drawn()
+    panel, scene = (seen.page.locator(name).bounding_box() for name in ("#panel", "#scene"))
+    assert panel["y"] == pytest.approx(scene["y"] + scene["height"], abs=1)
+    assert panel["y"] + panel["height"] == pytest.approx(700, abs=1)
+    seen.page.mouse.click(*seen.screen(front))
+    assert seen.map() == 1
+    seen.page.select_option("#layer", f'"{"encoder." * 9}"')
+    assert seen.page.get_attribute("#layer", "title") == "encoder." * 9
+    assert [seen.page.inner_text(place) for place in ("#low", "#middle", "#high")] == ["", "0 everywhere", ""]
+
+
 def test_browser_looks_from_a_clicked_point(visit):
     maps, front, _ = cloud()
     seen = visit(maps)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import io
+import itertools
 
 import numpy as np
 import pytest
@@ -132,6 +133,40 @@ def test_ring_round_the_point_and_wires_of_boxes(monkeypatch):
     ]
     assert "Cyclist 0.75" in [text.get_text() for text in panel.texts]
     assert {"labelled", "found Cyclist"} <= set(texts(figure))
+
+
+def test_the_ring_is_over_the_wires(monkeypatch):
+    monkeypatch.setattr(module, "render", refuse)
+    panel = maps_figure(dataclasses.replace(cloud(maps=1), boxes=boxes()))[0].axes[0]
+    assert min(ring.get_zorder() for ring in panel.patches) > max(lines.get_zorder() for lines in panel.collections)
+
+
+def test_words_above_the_panels(monkeypatch):
+    """Titles are broken between their parts, colours of boxes are named one after the other without great gaps."""
+    monkeypatch.setattr(module, "render", refuse)
+    names = ("Car", "Pedestrian", "WWWWWWWWWWWW", "iiiiiiiiiiii")
+    found = np.tile(np.array([[0, 0, 0, 1, 1, 1, 0]], np.float32), (4, 1))
+    seen = BoxView(found, np.arange(4), np.ones(4, np.float32), found[:0], np.zeros(0, np.int64), names)
+    title = "000008.bin: 43 boxes in 16750 points, looking from box 0, Car 81.9%"
+    figure, _ = maps_figure(dataclasses.replace(cloud(maps=1), boxes=seen, title=title))
+    check_page(figure)
+    assert texts(figure)[0] == "000008.bin: 43 boxes in 16750 points,\nlooking from box 0, Car 81.9%"
+    legend = [text for text in figure.texts if text.get_text().startswith("found ")]
+    spans = [text.get_window_extent() for text in legend]
+    gaps = [(right.x0 - left.x1) / figure.dpi for left, right in itertools.pairwise(spans)]
+    assert gaps == pytest.approx([0.2] * 3, abs=0.12)  # letters are drawn in whole pixels
+    figure, _ = maps_figure(dataclasses.replace(cloud(maps=1), title=f"a, {'long ' * 20}name"))
+    assert "a, long" in texts(figure)[0].splitlines()[0]  # a part that does not fit into a line
+    check_page(figure)
+
+
+def test_a_map_that_is_the_same_everywhere(monkeypatch):
+    """As PCT's of a point that a layer passes over."""
+    monkeypatch.setattr(module, "render", refuse)
+    flat = PointMap(np.zeros(400, np.float32), "layers.0", 0, 17, "attention")
+    words = texts(maps_figure(dataclasses.replace(cloud(), maps=(flat,)))[0])
+    assert words[-3] == "0 everywhere"
+    assert words.count("0") == 0
 
 
 def test_values_beyond_the_colour_bar_are_said(monkeypatch):
