@@ -1,4 +1,8 @@
-"""Your own data: `root/class_name/any_name.ply`, with a split that is drawn once and written down."""
+"""Your own data, with one folder per class.
+
+root/chair/any_name.ply           the split into training and test is drawn once and written down
+root/train/chair/any_name.ply     root/test/chair/any_name.ply      the split is given
+"""
 
 from __future__ import annotations
 
@@ -42,11 +46,14 @@ def folder_dataset(
     that file, whatever their `test_fraction` and `seed`; files that have come or gone since are an error, so that a
     test set never changes unnoticed. Files are read when they are asked for; `in_memory()` reads all of them once.
 
+    A root that has two folders, `train` and `test`, with the folders of the classes in each, has its split already:
+    nothing is drawn or written.
+
     Only coordinates are taken. Meshes are sampled on their surface, always at the same points; clouds keep their size.
 
     Args:
-        root: the folder with one folder per class. Hidden files and other kinds are passed over; .bin files are too, as
-            they do not say how many values a point has.
+        root: the folder with one folder per class, or with such a folder for each split. Hidden files and other kinds
+            are passed over; .bin files are too, as they do not say how many values a point has.
         split: which part; "all" for both, which neither needs nor writes a split.
         test_fraction: share of each class that goes to the test set, in [0, 1).
         split_file: where the split is kept; None: `root/split.json`. Needed where root cannot be written.
@@ -62,17 +69,17 @@ def folder_dataset(
     if split not in ("train", "test", "all"):
         raise ValueError(f"split must be 'train', 'test' or 'all', got {split!r}")
     root = Path(root)
-    classes, files = _files(root)
-    chosen = files
-    if split != "all":
-        path = Path(split_file) if split_file is not None else root / SPLIT_FILE
-        if path.exists():
-            record = _read_split(path, classes, files)
-        else:
-            record = _draw_split(classes, files, test_fraction, seed)
-            _write_split(path, record)
-        chosen = record[split]
-    labels = [classes.index(name.split("/")[0]) for name in chosen]
+    if _names_of_folders(root) == ["test", "train"]:
+        record: dict[str, Any]
+        classes, record = _given_split(root)
+        files = record["train"] + record["test"]
+    else:
+        classes, files = _files(root)
+        record = {}
+        if split != "all":
+            record = _recorded_split(root, classes, files, split_file, test_fraction, seed)
+    chosen = files if split == "all" else record[split]
+    labels = [classes.index(name.split("/")[-2]) for name in chosen]
     place = {name: i for i, name in enumerate(files)}  # so that a file gives the same points in every split
     wanted = [(name, label, place[name]) for name, label in zip(chosen, labels)]
     read = partial(_read_file, root, wanted, num_points, seed)
@@ -109,11 +116,33 @@ def _read_file(root: Path, files: list[tuple[str, int, int]], num_points: int, s
     return sample_from(points, label=label, name=name, path=root / name)
 
 
-def _files(root: Path) -> tuple[list[str], list[str]]:
-    """Class names, and all files as "class/file", sorted."""
+def _names_of_folders(root: Path) -> list[str]:
+    """The folders in a folder, without hidden ones, sorted."""
     if not root.is_dir():
         raise FileFormatError(root, "there is no such folder")
-    folders = sorted(folder for folder in root.iterdir() if folder.is_dir() and not folder.name.startswith("."))
+    return sorted(folder.name for folder in root.iterdir() if folder.is_dir() and not folder.name.startswith("."))
+
+
+def _given_split(root: Path) -> tuple[list[str], dict[str, list[str]]]:
+    """Class names, and the files of `train` and `test` as "train/class/file", sorted."""
+    for part in ("train", "test"):
+        inside = _names_of_folders(root / part)
+        if not inside or "points" in inside:
+            raise FileFormatError(
+                root / part,
+                "there should be one folder per class in it; scenes whose points have classes are for `train"
+                " semantic-segmentation`, LiDAR scans for `train detection`, or for `train pretraining` of a detector",
+            )
+    classes, train = _files(root / "train")
+    known, test = _files(root / "test")
+    if unknown := sorted(set(known) - set(classes)):
+        raise FileFormatError(root / "test" / unknown[0], "there is no such class in train")
+    return classes, {"train": [f"train/{name}" for name in train], "test": [f"test/{name}" for name in test]}
+
+
+def _files(root: Path) -> tuple[list[str], list[str]]:
+    """Class names, and all files as "class/file", sorted."""
+    folders = [root / name for name in _names_of_folders(root)]
     if not folders:
         raise FileFormatError(root, "there should be one folder per class in it, but there is none")
     files = []
@@ -126,6 +155,18 @@ def _files(root: Path) -> tuple[list[str], list[str]]:
             raise FileFormatError(folder, f"there is no file that ends in one of {' '.join(FILE_SUFFIXES)}{hint}")
         files += [f"{folder.name}/{name}" for name in inside]
     return [folder.name for folder in folders], files
+
+
+def _recorded_split(
+    root: Path, classes: list[str], files: list[str], split_file: str | Path | None, fraction: float, seed: int
+) -> dict[str, Any]:
+    """The split that was drawn before, or is drawn now."""
+    path = Path(split_file) if split_file is not None else root / SPLIT_FILE
+    if path.exists():
+        return _read_split(path, classes, files)
+    record = _draw_split(classes, files, fraction, seed)
+    _write_split(path, record)
+    return record
 
 
 def _draw_split(classes: list[str], files: list[str], fraction: float, seed: int) -> dict[str, Any]:

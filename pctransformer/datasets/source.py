@@ -34,8 +34,8 @@ def open_dataset(
     - a folder with `chair/train/*.off`: `modelnet_off`;
     - a folder with `synsetoffset2category.txt`: `shapenet_parts_text`, "train" with its validation shapes;
     - a folder with `train_hdf5_file_list.txt`: `shapenet_parts_hdf5`, likewise;
-    - a folder with `main_split`: `scanobjectnn`, its hardest variant;
-    - any other folder: `folder_dataset`, one folder per class.
+    - a folder with `main_split`, or with `h5_files/main_split`: `scanobjectnn`, its hardest variant;
+    - any other folder: `folder_dataset`, one folder per class, below `train` and `test` or not.
 
     Args:
         source: the word.
@@ -67,8 +67,9 @@ def open_dataset(
         return shapenet_parts_text(path, "trainval" if split == "train" else split)
     if (path / "train_hdf5_file_list.txt").is_file():  # ModelNet's has the same .h5 files, and another list
         return shapenet_parts_hdf5(path, "trainval" if split == "train" else split)
-    if (path / "main_split").is_dir():
-        return scanobjectnn(path, split)
+    for folder in (path, path / "h5_files"):
+        if (folder / "main_split").is_dir():
+            return scanobjectnn(folder, split)
     if any(path.glob("ply_data_*.h5")):
         return modelnet_hdf5(path, split, num_points=num_points, normals=normals)
     if any(path.glob("*/train/*.off")):

@@ -36,8 +36,8 @@ class DataSettings:
     """Where shapes come from and what becomes of them."""
 
     data: str = "generated"
-    """`generated` for generated shapes, or a path: an .npz, a ModelNet folder in any of its three layouts, or your own
-    folder with one folder of clouds or meshes per class."""
+    """`generated` for generated shapes, or a path: an .npz, a ModelNet folder in any of its three layouts, h5_files of
+    ScanObjectNN, or your own folder with one folder of clouds or meshes per class."""
     num_points: int = 512
     """Points of a shape in training, drawn anew in every epoch."""
     eval_points: int = 1024

@@ -46,6 +46,31 @@ def test_classes_labels_and_split(tmp_path):
     assert (pickle.loads(pickle.dumps(train.samples))[-1].xyz == sample.xyz).all()  # for workers that are spawned
 
 
+def test_a_split_that_is_given_by_folders(tmp_path):
+    make(tmp_path / "train", cup=3, axe=2)
+    make(tmp_path / "test", cup=2)
+    train, test = folder_dataset(tmp_path, test_fraction=0.5), folder_dataset(tmp_path, "test")
+    assert train.class_names == test.class_names == ("axe", "cup")
+    assert (train.labels.tolist(), test.labels.tolist()) == ([0, 0, 1, 1, 1], [1, 1])
+    assert names(test) == ["test/cup/000.xyz", "test/cup/001.ply"]
+    assert names(folder_dataset(tmp_path, "all")) == names(train) + names(test)
+    assert not (tmp_path / "split.json").exists()
+    make(tmp_path / "test", saw=1)
+    with pytest.raises(FileFormatError, match="saw: there is no such class in train"):
+        folder_dataset(tmp_path, "test")
+
+
+def test_scenes_and_scans_are_no_classes(tmp_path):
+    """They lie in folders train and test, too."""
+    scenes = make(tmp_path / "scenes", train=2, test=1)
+    scans = tmp_path / "scans"
+    for part in ("train", "test"):
+        make(scans / part, points=1, boxes=1)
+    for root in (scenes, scans):
+        with pytest.raises(FileFormatError, match="train: there should be one folder per class in it; scenes whose"):
+            folder_dataset(root)
+
+
 def test_a_folder_without_classes(tmp_path):
     root = make(tmp_path, cup=3, axe=1)
     (root / "cup" / "readme.md").write_text("not a cloud")

@@ -53,6 +53,8 @@ def test_shapenet_and_scanobjectnn(tmp_path):
     assert len(open_dataset(tmp_path / "text", "test")) == 1
     assert len(open_dataset(hdf5_folder(tmp_path / "hdf5"), "train")) == 4
     assert len(open_dataset(h5_files(tmp_path / "scans"), "test")) == 6
+    (tmp_path / "scans").rename(tmp_path / "h5_files")
+    assert len(open_dataset(tmp_path, "test")) == 6  # as the archive unpacks
 
 
 def test_real_layouts(tmp_path):
