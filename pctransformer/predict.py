@@ -57,5 +57,6 @@ def load(
     if task == SemanticSegmentationTraining.task:
         return ScenePredictor(model, classes, read.settings(SemanticSegmentationTraining), chosen)
     if task == DetectionTraining.task:
-        return DetectorPredictor(model, classes, read.settings(DetectionTraining), chosen)
+        view = read.about.get("camera_view")
+        return DetectorPredictor(model, classes, read.settings(DetectionTraining), chosen, camera_view=view)
     return ClassPredictor(model, classes, read.settings(ClassificationTraining), chosen)

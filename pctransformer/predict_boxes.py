@@ -198,13 +198,22 @@ class DetectorPredictor:
         class_names: of its boxes.
         settings: those it was trained with.
         device: where the model is.
+        camera_view: whether it knows only what a camera sees.
     """
 
     def __init__(
-        self, model: nn.Module, class_names: Sequence[str], settings: DetectionTraining, device: torch.device
+        self,
+        model: nn.Module,
+        class_names: Sequence[str],
+        settings: DetectionTraining,
+        device: torch.device,
+        *,
+        camera_view: bool | None = None,
     ) -> None:
+        """Put them together; `camera_view` None: as the settings say."""
         self.model: Any = model.to(device).eval()
         self.class_names, self.settings, self.device = tuple(class_names), settings, device
+        self.camera_view = settings.data.camera_view if camera_view is None else camera_view
 
     def predict(
         self,
@@ -257,7 +266,7 @@ class DetectorPredictor:
         else:
             points = self._rows(scan, name, reflectance, not_finite)
         camera = None if around else _camera(scan, calibration, image_size)
-        camera_view = self.settings.data.camera_view if camera_view is None else camera_view
+        camera_view = self.camera_view if camera_view is None else camera_view
         if camera is not None and camera_view:
             points = points[camera[0].in_view(points[:, :3], camera[1])]
         raised = points + np.array([0, 0, lift] + [0] * (points.shape[1] - 3), np.float32)

@@ -130,6 +130,9 @@ def test_whether_more_was_shown_than_a_camera_sees(tmp_path):
     assert predictor().predict(SCAN).beyond_camera
     assert not predictor().predict(SCAN, around=True).beyond_camera
     assert not predictor(camera_view=False).predict(SCAN).beyond_camera
+    model, settings = BrightPoints(AHEAD), DetectionTraining()
+    own = DetectorPredictor(model, NAMES, settings, torch.device("cpu"), camera_view=False)
+    assert not own.predict(SCAN).beyond_camera  # of scans without cameras, whose settings say nothing of that
     (file.parents[1] / "calib" / "000008.txt").unlink()
     assert predictor().predict(file).beyond_camera
 

@@ -70,13 +70,18 @@ def _plan(settings: DetectionTraining, pretrained: Path | None, folder: RunFolde
             loss=_Loss(model),
             validate=_Validation(scans.held_out, settings, world),
             prefer=_prefer,
-            about={**about, "class_names": list(data.classes)},
+            about={**about, "class_names": list(data.classes), "camera_view": _seen_by_camera(data, scans)},
         ),
         data=_describe_data(data, scans),
         finish=lambda best, display: _finish(settings, best, display, world.device),
         use=f"pctransformer predict FILE --model {folder.path}",
         weights=weights,
     )
+
+
+def _seen_by_camera(settings: ScanData, scans: TrainingScans) -> bool:
+    """Whether the detector knows only what a camera sees: your own scans have none, whatever the settings say."""
+    return settings.camera_view and any(part.frames for part in scans.sources)
 
 
 def _describe_data(settings: ScanData, scans: TrainingScans) -> str:

@@ -195,6 +195,7 @@ def test_a_head_for_maps_behind_tokens_of_points(tmp_path, streets, head):
     assert losses[1] < losses[0]
     file = streets / "training" / "velodyne" / "000017.bin"
     predictor = pctransformer.load(tmp_path / "run")
+    assert predictor.camera_view
     assert isinstance(predictor.model.head, {"anchor": AnchorHead, "center": CenterHead}[head])
     found = predictor.predict(file, score_threshold=0.0)
     assert np.isfinite(found.boxes).all()
@@ -238,6 +239,7 @@ def test_other_classes_without_a_camera(tmp_path, capsys):
     about = checkpoint.read(tmp_path / "run").about
     scans = lidar_folder(tmp_path / "data", "train", class_names=["Tram", "Boat"])
     assert [len(row) for row in about["model"]["options"]["anchors"]] == [6, 6]
+    assert not pctransformer.load(tmp_path / "run").camera_view
     mean = np.mean([scan.boxes[scan.labels == 0, 3:6] for scan in (scans[i] for i in range(8))], (0, 1))
     np.testing.assert_allclose(about["model"]["options"]["anchors"][0][:3], mean, rtol=0.1)  # two scans are held out
     results = json.loads((tmp_path / "run" / "results.json").read_text())
