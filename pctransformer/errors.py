@@ -17,5 +17,11 @@ class UserError(Exception):
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """What a message about an unknown name ends with: names like it, or all there are."""
     known = sorted(known)
-    similar = difflib.get_close_matches(name, known, n=3)
+    spelled = {_plain(one): one for one in known}
+    similar = [spelled[one] for one in difflib.get_close_matches(_plain(name), spelled, n=3)]
     return f"did you mean {' or '.join(map(repr, similar))}?" if similar else f"there are {', '.join(known)}"
+
+
+def _plain(name: str) -> str:
+    """A name without what people spell differently: PointTransformerV3, point-transformer-v3."""
+    return "".join(filter(str.isalnum, name.lower()))

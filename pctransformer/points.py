@@ -175,7 +175,10 @@ class PointBatch:
         if not tensors:
             raise ValueError("clouds must hold at least one cloud; an empty cloud is torch.zeros(0, 3)")
         for b, cloud in enumerate(tensors):
-            if cloud.dim() != 2 or cloud.shape[1] < 3 or cloud.shape[1] != tensors[0].shape[1]:
+            if cloud.dim() != 2 or cloud.shape[1] < 3:
+                hint = "; a single cloud is a list of one" if cloud.dim() == 1 else _channels_first_hint(cloud)
+                raise ValueError(f"every cloud must be (n, 3 + C), but clouds[{b}] is {tuple(cloud.shape)}{hint}")
+            if cloud.shape[1] != tensors[0].shape[1]:
                 raise ValueError(
                     f"every cloud must be (n, 3 + C) with the same C, but clouds[{b}] is {tuple(cloud.shape)}"
                     f" and clouds[0] {tuple(tensors[0].shape)}{_channels_first_hint(cloud)}"

@@ -26,6 +26,19 @@ def ragged() -> PointBatch:
     return PointBatch.from_list([torch.rand(4, 5), torch.rand(0, 5), torch.rand(1, 5), torch.rand(2, 5)])
 
 
+@pytest.mark.parametrize(
+    ("clouds", "text"),
+    [
+        (torch.rand(5, 3), r"clouds\[0\] is \(3,\); a single cloud is a list of one"),
+        ([torch.rand(5, 2)], r"every cloud must be \(n, 3 \+ C\), but clouds\[0\] is \(5, 2\)$"),
+        ([torch.rand(5, 3), torch.rand(5, 6)], r"the same C, but clouds\[1\] is \(5, 6\) and clouds\[0\] \(5, 3\)"),
+    ],
+)
+def test_what_is_no_list_of_clouds(clouds, text):
+    with pytest.raises(ValueError, match=text):
+        PointBatch.from_list(clouds)
+
+
 def test_from_list_by_hand():
     batch = PointBatch.from_list(
         [torch.tensor([[1.0, 2, 3, 9]]), torch.zeros(0, 4), torch.tensor([[4.0, 5, 6, 8]] * 2)]

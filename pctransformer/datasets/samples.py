@@ -12,6 +12,8 @@ from torch import Tensor
 
 from pctransformer.points import PointBatch
 
+_SHOWN_NAMES = 5  # of classes, where a data set is printed
+
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Sample:
@@ -43,6 +45,10 @@ class Sample:
 
     def __len__(self) -> int:
         return self.xyz.shape[0]
+
+    def __repr__(self) -> str:
+        fields = [field for field in ("normals", "features", "point_labels") if getattr(self, field) is not None]
+        return f"Sample({', '.join([repr(self.name), f'{len(self)} points', *fields, f'label {self.label}'])})"
 
     @property
     def points(self) -> Tensor:
@@ -123,6 +129,11 @@ class CloudDataset(torch.utils.data.Dataset[Sample]):
 
     def __len__(self) -> int:
         return len(self.samples)
+
+    def __repr__(self) -> str:
+        names = self.class_names
+        shown = ", ".join(names[:_SHOWN_NAMES]) + (", ..." if len(names) > _SHOWN_NAMES else "")
+        return f"CloudDataset({len(self)} clouds, {len(names)} classes: {shown})"
 
     def __getitem__(self, index: int) -> Sample:
         index = int(index)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import difflib
 import fnmatch
 import importlib
 import inspect
 from collections.abc import Callable, Mapping
+from numbers import Integral
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
@@ -60,7 +62,7 @@ def create_model(
     linear_probe: bool = False,
     **options: Any,
 ) -> Classifier | Segmenter | Detector | Pretraining:
-    """Make a model by name, in training mode.
+    """Make a model by name, in training mode, with weights in float32; `torch.autocast` computes in fewer bits.
 
     Args:
         name: one of `list_models()`.
@@ -75,18 +77,25 @@ def create_model(
         options: of `model_options(name)`, for example `in_channels=6`.
 
     Raises:
-        ValueError: no such model, weights that do not fit, or a linear probe of what is no classifier.
+        ValueError: no such model, no such number of classes or channels, weights that do not fit, or a linear probe of
+            what is no classifier.
         TypeError: the model has no such option; the message names those it has.
     """
     known = model_options(name)
     if unknown := [option for option in options if option not in known]:
-        raise TypeError(f"{name} has no option {unknown[0]!r}; its options are {', '.join(known)}")
+        close = difflib.get_close_matches(unknown[0], [*known, "num_classes", "pretrained", "linear_probe"], n=1)
+        hint = f"did you mean {close[0]!r}? " if close else ""
+        raise TypeError(f"{name} has no option {unknown[0]!r}; {hint}its options are {', '.join(known)}")
+    if not isinstance(in_channels := options.get("in_channels", 3), Integral) or in_channels < 3:
+        raise ValueError(f"in_channels counts x, y and z as well, so that it is at least 3, got {in_channels!r}")
     task = model_info(name).task
     if linear_probe and task != "classification":
         raise ValueError(f"{name} is a model for {task}; a linear probe is made of one for classification")
     if num_classes is not None:
         if task == "pretraining":
             raise TypeError(f"{name} learns without classes; leave num_classes out")
+        if not isinstance(num_classes, Integral) or num_classes < 0:
+            raise ValueError(f"num_classes must be a whole number, or 0 for no last layer, got {num_classes!r}")
         options["num_classes"] = num_classes
     model = _function(name)(**options)
     if pretrained is not None:

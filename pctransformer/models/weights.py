@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import pickle
+import re
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -18,6 +19,8 @@ STATE_PREFIX = "training/"
 
 _CONTAINERS = ("state_dict", "model_state_dict", "model_state", "model", "base_model", "net")
 """Keys under which public files keep the weights."""
+
+_TORCH_BEGINNINGS = (b"PK", b"\x80")  # a zip archive, or pickles, as torch wrote them before 1.6
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,18 +65,23 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
     """
     path = Path(path)
     if not path.is_file():
-        raise FileNotFoundError(f"{path} does not exist or is not a file")
+        inside = sorted(path.rglob("*.safetensors")) if path.is_dir() else []
+        hint = f"; give a file, for instance {inside[0]}" if inside else ""
+        raise FileNotFoundError(f"{path} does not exist or is not a file{hint}")
     if path.suffix == ".safetensors":
         tensors, _ = read_tensors(path)
         return {name: value for name, value in tensors.items() if not name.startswith(STATE_PREFIX)}
+    with path.open("rb") as file:
+        if not (begin := file.read(2)).startswith(_TORCH_BEGINNINGS):
+            raise ValueError(f"{path} is damaged or no torch file: it begins with {begin!r}")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about old pickle protocols, which are read all the same
             content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise ValueError(
-            f"{path} holds more than tensors and plain values, so reading it could run code; it was not read. Save its"
-            f" state dict alone, in an environment where you trust it: {_first_line(error)}"
+            f"{path} holds more than tensors and plain values{_what_more(error)}, so reading it could run code; it was"
+            " not read. Save its state dict alone, in an environment where you trust it"
         ) from error
     except (EOFError, RuntimeError, ValueError, KeyError) as error:  # what torch raises depends on where a file is cut
         raise ValueError(f"{path} is damaged or no torch file: {_first_line(error)}") from error
@@ -167,6 +175,12 @@ def _behind_new_columns(given: Tensor, own: Tensor, count: int) -> Tensor:
     if given.dim() != 2 or given.shape[0] != own.shape[0] or given.shape[1] < rest:
         return given
     return torch.cat([own[:, :count], given[:, given.shape[1] - rest :].to(own)], 1)
+
+
+def _what_more(error: Exception) -> str:
+    """What torch found and would not read, ", such as package.Class"."""
+    found = re.search(r"GLOBAL (\S+)", str(error))
+    return f", such as {found[1]}" if found else ""
 
 
 def _first_line(error: Exception) -> str:

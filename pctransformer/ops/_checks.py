@@ -20,9 +20,7 @@ def _describe(value: object) -> str:
 def tensor(value: object, name: str) -> None:
     """A tensor at all."""
     if not isinstance(value, Tensor):
-        raise TypeError(
-            f"{name} must be a torch.Tensor, got {_describe(value)}; torch.from_numpy turns an array into one"
-        )
+        raise TypeError(f"{name} must be a torch.Tensor, got {_describe(value)}; torch.as_tensor makes one of numbers")
 
 
 def same_device(value: Tensor, name: str, like: Tensor, like_name: str) -> None:

@@ -26,6 +26,14 @@ def test_collate_packs_what_models_eat():
     assert labels.tolist() == [1, -1]
 
 
+def test_printed_samples_are_a_line():
+    ones = torch.ones(2, 3)
+    assert repr(Sample(ones, normals=ones, label=1, name="a")) == "Sample('a', 2 points, normals, label 1)"
+    assert repr(dataset()) == "CloudDataset(4 clouds, 2 classes: even, odd)"
+    many = CloudDataset([], [], [str(i) for i in range(9)])
+    assert repr(many) == "CloudDataset(0 clouds, 9 classes: 0, 1, 2, 3, 4, ...)"
+
+
 def test_randomness_depends_on_seed_epoch_and_index_only():
     data = dataset(transform=Jitter())
     first = [data[i].xyz for i in range(4)]

@@ -84,5 +84,37 @@ def test_names():
     assert list_models("pointnet2_ssg*", task="classification") == ["pointnet2_ssg"]
     with pytest.raises(ValueError, match="did you mean 'point_transformer'"):
         create_model("point_transfomer")
-    with pytest.raises(TypeError, match=r"npct has no option 'widht'; its options are in_channels, dim, width$"):
+    with pytest.raises(TypeError, match=r"'widht'; did you mean 'width'\? its options are in_channels, dim, width$"):
         create_model("npct", widht=64)
+    with pytest.raises(TypeError, match="npct has no option 'num_clases'; did you mean 'num_classes'"):
+        create_model("npct", num_clases=4)
+    with pytest.raises(TypeError, match="npct has no option 'zzz'; its options are"):
+        create_model("npct", zzz=4)
+
+
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [
+        ("PCT", "pct"),
+        ("Point-Transformer V3", "point_transformer_v3"),
+        ("pointnet++", "pointnet2_ssg"),
+        ("PointMAE", "point_mae"),
+    ],
+)
+def test_names_as_others_spell_them(name, meant):
+    with pytest.raises(ValueError, match=f"did you mean .*'{meant}'"):
+        create_model(name)
+
+
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [
+        ({"num_classes": -3}, "num_classes must be a whole number, or 0 for no last layer, got -3"),
+        ({"num_classes": "4"}, "got '4'"),
+        ({"in_channels": 2}, "in_channels counts x, y and z as well, so that it is at least 3, got 2"),
+        ({"pretrained": "nowhere.pt"}, "nowhere.pt does not exist or is not a file$"),
+    ],
+)
+def test_options_that_no_model_can_have(options, text):
+    with pytest.raises((ValueError, FileNotFoundError), match=text):
+        create_model("npct", **options)

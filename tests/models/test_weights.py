@@ -36,8 +36,8 @@ def test_code_is_never_run(tmp_path, capsys):
     with open(tmp_path / "bad.pt", "wb") as file:
         pickle.dump({"state_dict": Attack()}, file)
     torch.save({"state_dict": Attack()}, tmp_path / "worse.pt")
-    for name in ("bad.pt", "worse.pt"):
-        with pytest.raises(ValueError, match=name):
+    for name, found in (("bad.pt", ""), ("worse.pt", ", such as print")):
+        with pytest.raises(ValueError, match=f"{name} holds more than tensors and plain values{found}, so reading"):
             read_weights(tmp_path / name)
     assert "must not run" not in capsys.readouterr().out
 
@@ -114,3 +114,21 @@ def test_what_holds_no_weights(tmp_path):
         read_weights(tmp_path / "list.pt")
     with pytest.raises(FileNotFoundError, match="nowhere"):
         read_weights(tmp_path / "nowhere.pt")
+    (tmp_path / "words.pt").write_text("not weights")
+    with pytest.raises(ValueError, match=r"words\.pt is damaged or no torch file: it begins with b'no'"):
+        read_weights(tmp_path / "words.pt")
+
+
+def test_a_folder_says_which_of_its_files_to_give(tmp_path):
+    (tmp_path / "run" / "checkpoints").mkdir(parents=True)
+    with pytest.raises(FileNotFoundError, match=r"run does not exist or is not a file$"):
+        read_weights(tmp_path / "run")
+    save_file(linear().state_dict(), tmp_path / "run" / "checkpoints" / "best.safetensors")
+    with pytest.raises(FileNotFoundError, match=r"give a file, for instance .*run/checkpoints/best\.safetensors"):
+        read_weights(tmp_path / "run")
+
+
+def test_weights_of_before_zip_archives_are_read(tmp_path):
+    weights = linear().state_dict()
+    torch.save(weights, tmp_path / "old.pt", _use_new_zipfile_serialization=False)
+    assert torch.equal(read_weights(tmp_path / "old.pt")["0.weight"], weights["0.weight"])
