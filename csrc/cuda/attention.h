@@ -83,7 +83,7 @@ __device__ inline Place find_place(const Side& own, const Side& other, int64_t s
   }
   Place place;
   place.head = static_cast<int>(blockIdx.x % heads);
-  place.first = (tile - own.offsets[b] / size - b) * size;
+  place.first = clamped((tile - own.offsets[b] / size - b) * size, 0, own.rows);  // negative only after a first offset > 0
   place.own_begin = clamped(own.offsets[b], 0, own.rows);
   place.own_rows = clamped(own.offsets[b + 1], place.own_begin, own.rows) - place.own_begin;
   place.other_begin = clamped(other.offsets[b], 0, other.rows);

@@ -15,14 +15,25 @@ namespace pct {
 constexpr unsigned kFullWarp = 0xffffffffu;
 constexpr int64_t kMaxSharedBytes = 64 * 1024;  // of dynamic shared memory for a block, on every GPU since Turing
 
+inline void check_cuda(cudaError_t error, const char* what, int line) {
+  if (error == cudaSuccess) return;
+  cudaGetLastError();  // is this error, and would be taken for that of the next launch
+  char* text = nullptr;
+  torch_c10_cuda_check_msg(static_cast<int32_t>(error), what, "", static_cast<uint32_t>(line), true, &text);
+  std::string message = text ? text : "unknown CUDA error";
+  if (text) torch_c10_cuda_free_error_msg(text);
+  fail(what, ": ", message);
+}
+
 #ifndef PCT_CUDA_EMULATION
 
-// Up to kMaxSharedBytes of dynamic shared memory; more than 48 KiB must be asked for.
+// Up to kMaxSharedBytes of dynamic shared memory; more than 48 KiB must be asked for. All of them are, whatever this launch
+// needs: another host thread may launch the same kernel with more.
 #define PCT_LAUNCH(kernel, grid, block, shared_bytes, stream, ...)                      \
   do {                                                                                  \
     if ((shared_bytes) > 48 * 1024)                                                     \
       ::pct::check_cuda(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, \
-                                             static_cast<int>(shared_bytes)),           \
+                                             static_cast<int>(::pct::kMaxSharedBytes)), \
                         #kernel, __LINE__);                                             \
     kernel<<<(grid), (block), (shared_bytes), (stream)>>>(__VA_ARGS__);                 \
     ::pct::check_cuda(cudaGetLastError(), #kernel, __LINE__);                           \
@@ -31,15 +42,6 @@ constexpr int64_t kMaxSharedBytes = 64 * 1024;  // of dynamic shared memory for 
 #define PCT_SHARED_MEMORY(type, name) \
   extern __shared__ __align__(16) unsigned char pct_shared_bytes[]; \
   type* name = reinterpret_cast<type*>(pct_shared_bytes)
-
-inline void check_cuda(cudaError_t error, const char* what, int line) {
-  if (error == cudaSuccess) return;
-  char* text = nullptr;
-  torch_c10_cuda_check_msg(static_cast<int32_t>(error), what, "", static_cast<uint32_t>(line), true, &text);
-  std::string message = text ? text : "unknown CUDA error";
-  if (text) torch_c10_cuda_free_error_msg(text);
-  fail(what, ": ", message);
-}
 
 // Makes the tensor's device current, and hands out that device's current stream.
 class OnDeviceOf {

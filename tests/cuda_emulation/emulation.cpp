@@ -7,6 +7,9 @@
 #include <ucontext.h>
 
 #include <algorithm>
+#include <cstdio>
+#include <cstdlib>
+#include <deque>
 #include <mutex>
 #include <numeric>
 #include <sstream>
@@ -25,7 +28,8 @@ namespace {
 constexpr int kMaxThreads = 1024;                     // of a block, as CUDA's
 constexpr size_t kStackBytes = 128 * 1024, kPageBytes = 4096;
 constexpr uint32_t kGarbage = 0x7ffadbad;             // a NaN as float and, twice, as double; a huge index as integer
-constexpr int64_t kFenceBytes = 64;                   // behind dynamic shared memory: is it still garbage afterwards?
+constexpr int64_t kFenceBytes = 256;                  // around memory that kernels write to: still garbage afterwards?
+constexpr size_t kFencedTensors = 64;                 // the last ones that operators have made; one makes fewer than that
 
 enum class State { kReady, kWaiting, kDone };
 enum class Order { kForward, kBackward, kShuffled };
@@ -46,12 +50,14 @@ struct Thread {
 std::mutex one_launch;
 std::vector<Thread> threads(kMaxThreads);
 jmp_buf scheduler;
-Thread* current;
+Thread* current = nullptr;  // only while a thread of a kernel runs
 int thread_count;
 void (*thread_body)(void*);
 void* thread_context;
 std::vector<unsigned char> shared_bytes;
 std::string error;  // of the running kernel
+bool captured = false;
+cudaError_t last_error = cudaSuccess;
 
 Order order = Order::kForward;
 uint64_t random_state = 0;
@@ -101,7 +107,10 @@ void start() {
 
 __attribute__((noinline)) void resume(Thread* thread) {
   current = thread;
-  if (_setjmp(scheduler) != 0) return;
+  if (_setjmp(scheduler) != 0) {
+    current = nullptr;
+    return;
+  }
   if (thread->started) _longjmp(thread->position, 1);
   start();
 }
@@ -267,6 +276,19 @@ bool is_garbage(const void* data, size_t bytes) {
   return std::memcmp(data, pattern.data(), bytes) == 0;
 }
 
+// A tensor that an operator has made lies in a larger one, between two fences.
+struct Fenced {
+  Tensor whole;
+  size_t bytes;  // between the fences
+
+  bool intact() const {
+    const auto* data = whole.data<unsigned char>();
+    return is_garbage(data, kFenceBytes) && is_garbage(data + kFenceBytes + bytes, kFenceBytes);
+  }
+};
+
+std::deque<Fenced> fenced;
+
 thread_local volatile unsigned char marker;  // lies among the static __shared__ variables
 
 struct Piece {
@@ -362,14 +384,60 @@ void launch(const char* kernel, dim3 grid, dim3 block, int64_t bytes, void (*bod
     run_block();
     if (error.empty() && !is_garbage(shared_bytes.data() + bytes, kFenceBytes))
       error = "written past the end of its " + std::to_string(bytes) + " bytes of dynamic shared memory";
+    for (const Fenced& tensor : fenced)
+      if (error.empty() && !tensor.intact())
+        error = "written in front of or behind a tensor of " + std::to_string(tensor.bytes) + " bytes";
     if (error.empty()) continue;
+    fenced.clear();
     for (Thread& thread : threads) thread.started = false;  // whatever they were doing, they begin anew
     fail("emulated ", kernel, ", block (", blockIdx.x, ", ", blockIdx.y, ", ", blockIdx.z, "): ", error);
   }
 }
 
+// Called by what gcc puts around memory accesses and arithmetic; see FLAGS_OF_KERNELS in build.py.
+void broken_rule(const char* rule, const void* data) {
+  struct Place {
+    const char* file;
+    uint32_t line, column;
+  };
+  const Place& place = *static_cast<const Place*>(data);
+  const char* slash = std::strrchr(place.file, '/');
+  const std::string text =
+      std::string(rule) + " (" + (slash ? slash + 1 : place.file) + ':' + std::to_string(place.line) + ')';
+  if (current != nullptr) stop(text);
+  std::fprintf(stderr, "emulated kernels, on the host: %s\n", text.c_str());
+  std::abort();  // gcc takes it that no exception comes from here
+}
+
 }  // namespace emulation
 }  // namespace pct
+
+// ---- the runtime -----------------------------------------------------------------------------------------------------
+cudaError_t cudaStreamSynchronize(cudaStream_t) {
+  if (pct::emulation::captured) pct::emulation::last_error = cudaErrorStreamCaptureUnsupported;
+  return pct::emulation::captured ? cudaErrorStreamCaptureUnsupported : cudaSuccess;
+}
+
+cudaError_t cudaGetLastError() { return std::exchange(pct::emulation::last_error, cudaSuccess); }
+
+// ---- rules of memory and arithmetic, by the names that gcc calls ------------------------------------------------------
+#define PCT_RULE(name, text) \
+  void __ubsan_handle_##name(void* place, void*) { pct::emulation::broken_rule(text, place); }
+#define PCT_RULE_OF_TWO(name, text) \
+  void __ubsan_handle_##name(void* place, void*, void*) { pct::emulation::broken_rule(text, place); }
+extern "C" {
+PCT_RULE(type_mismatch_v1, "memory is read or written at an address that its type is not aligned to")
+PCT_RULE(out_of_bounds, "an index is outside of its array")
+PCT_RULE(float_cast_overflow, "a floating number does not fit into the integer it becomes")
+PCT_RULE(negate_overflow, "a signed number overflows")
+PCT_RULE_OF_TWO(add_overflow, "a signed number overflows")
+PCT_RULE_OF_TWO(sub_overflow, "a signed number overflows")
+PCT_RULE_OF_TWO(mul_overflow, "a signed number overflows")
+PCT_RULE_OF_TWO(divrem_overflow, "a signed number overflows")
+PCT_RULE_OF_TWO(shift_out_of_bounds, "a shift by more bits than there are")
+}
+#undef PCT_RULE
+#undef PCT_RULE_OF_TWO
 
 // ---- what the library sees of torch ----------------------------------------------------------------------------------
 #undef aoti_torch_library_init_impl
@@ -377,6 +445,15 @@ void launch(const char* kernel, dim3 grid, dim3 block, int64_t bytes, void (*bod
 extern "C" {
 int32_t aoti_torch_library_init_impl(const char*, const char*, const char*, uint32_t, TorchLibraryOpaque**);
 int32_t aoti_torch_empty_strided(int64_t, const int64_t*, const int64_t*, int32_t, int32_t, int32_t, AtenTensorOpaque**);
+int32_t aoti_torch__reinterpret_tensor(
+    AtenTensorOpaque*, int64_t, const int64_t*, const int64_t*, int64_t, AtenTensorOpaque**);
+
+int32_t pct_emulated_check_msg(int32_t error, const char*, const char*, uint32_t, bool, char** message) {
+  *message = strdup(("emulated CUDA error " + std::to_string(error)).c_str());
+  return 0;
+}
+
+void pct_emulated_free_error_msg(char* message) { std::free(message); }
 
 int32_t pct_emulated_library_init_impl(const char* space, const char*, const char* file, uint32_t line,
                                        TorchLibraryOpaque** library) {
@@ -385,12 +462,23 @@ int32_t pct_emulated_library_init_impl(const char* space, const char*, const cha
 
 int32_t pct_emulated_empty_strided(int64_t dims, const int64_t* sizes, const int64_t* strides, int32_t dtype,
                                    int32_t device_type, int32_t device_index, AtenTensorOpaque** tensor) {
-  const int32_t status = aoti_torch_empty_strided(dims, sizes, strides, dtype, device_type, device_index, tensor);
+  using namespace pct::emulation;
+  int64_t numel = 1;
+  for (int64_t axis = 0; axis < dims; ++axis) numel *= sizes[axis];
+  const int64_t width = static_cast<int64_t>(aoti_torch_dtype_element_size(dtype));
+  const int64_t whole_numel = numel + 2 * kFenceBytes / width, stride = 1;
+  AtenTensorOpaque* handle = nullptr;
+  int32_t status = aoti_torch_empty_strided(1, &whole_numel, &stride, dtype, device_type, device_index, &handle);
   if (status != 0) return status;
-  size_t bytes = aoti_torch_dtype_element_size(dtype);
-  for (int64_t axis = 0; axis < dims; ++axis) bytes *= static_cast<size_t>(sizes[axis]);
-  void* data = nullptr;
-  if (torch_get_mutable_data_ptr(*tensor, &data) == 0) pct::emulation::fill_with_garbage(data, bytes);
+  pct::Tensor whole(handle);
+  auto* data = whole.mutable_data<unsigned char>();
+  fill_with_garbage(data, static_cast<size_t>(kFenceBytes + numel * width));
+  fill_with_garbage(data + kFenceBytes + numel * width, kFenceBytes);
+  status = aoti_torch__reinterpret_tensor(handle, dims, sizes, strides, kFenceBytes / width, tensor);
+  if (status != 0) return status;
+  std::lock_guard<std::mutex> lock(one_launch);
+  fenced.push_back({std::move(whole), static_cast<size_t>(numel * width)});
+  if (fenced.size() > kFencedTensors) fenced.pop_front();
   return 0;
 }
 
@@ -399,4 +487,7 @@ __attribute__((visibility("default"))) void pct_emulation_schedule(int order, ui
   pct::emulation::order = static_cast<pct::emulation::Order>(order);
   pct::emulation::random_state = seed;
 }
+
+// Whether the stream is being captured into a graph.
+__attribute__((visibility("default"))) void pct_emulation_capture(bool captured) { pct::emulation::captured = captured; }
 }

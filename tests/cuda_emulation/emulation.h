@@ -10,9 +10,11 @@
 #include <cstring>
 #include <type_traits>
 
-// The library registers its kernels for the CPU instead of CUDA, and new tensors are filled with garbage.
+// The library registers its kernels for the CPU instead of CUDA, and new tensors are filled with garbage and fenced in.
 #define aoti_torch_library_init_impl pct_emulated_library_init_impl
 #define aoti_torch_empty_strided pct_emulated_empty_strided
+#define torch_c10_cuda_check_msg pct_emulated_check_msg
+#define torch_c10_cuda_free_error_msg pct_emulated_free_error_msg
 #include "torch_abi.h"
 
 // ---- declarations ----------------------------------------------------------------------------------------------------
@@ -28,8 +30,11 @@
 // block; a section attribute would say the same, but gcc ignores it inside templates.
 #define __shared__ static thread_local
 #define PCT_SHARED_MEMORY(type, name) type* name = reinterpret_cast<type*>(::pct::emulation::dynamic_shared_memory())
-#define PCT_LAUNCH(kernel, grid, block, shared_bytes, stream, ...) \
-  ::pct::emulation::launch(#kernel, grid, block, shared_bytes, stream, kernel, __VA_ARGS__)
+#define PCT_LAUNCH(kernel, grid, block, shared_bytes, stream, ...)                              \
+  do {                                                                                          \
+    ::pct::emulation::launch(#kernel, grid, block, shared_bytes, stream, kernel, __VA_ARGS__);  \
+    ::pct::check_cuda(cudaGetLastError(), #kernel, __LINE__);                                   \
+  } while (0)
 
 #define PCT_VECTORS(T, name)                                                          \
   struct name##2 { T x, y; };                                                         \
@@ -56,7 +61,7 @@ constexpr int warpSize = 32;
 // ---- the runtime -----------------------------------------------------------------------------------------------------
 using cudaStream_t = void*;
 using cudaError_t = int;
-constexpr cudaError_t cudaSuccess = 0;
+constexpr cudaError_t cudaSuccess = 0, cudaErrorStreamCaptureUnsupported = 900;
 inline cudaError_t cudaMemsetAsync(void* data, int byte, size_t bytes, cudaStream_t) {
   if (bytes > 0) std::memset(data, byte, bytes);
   return cudaSuccess;
@@ -66,11 +71,10 @@ inline cudaError_t cudaMemcpyAsync(void* to, const void* from, size_t bytes, cud
   std::memcpy(to, from, bytes);
   return cudaSuccess;
 }
-inline cudaError_t cudaStreamSynchronize(cudaStream_t) { return cudaSuccess; }
+cudaError_t cudaStreamSynchronize(cudaStream_t);  // an error while the stream is captured into a graph
+cudaError_t cudaGetLastError();                   // of calls and launches, which is then forgotten
 
 namespace pct {
-
-inline void check_cuda(cudaError_t, const char*, int) {}
 
 class OnDeviceOf {
  public:

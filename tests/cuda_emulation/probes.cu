@@ -149,6 +149,41 @@ __global__ void past_the_end(const int64_t* in, int64_t* out) {
   out[threadIdx.x] = values[threadIdx.x + 1];
 }
 
+__global__ void behind_a_tensor(const int64_t* in, int64_t* out) { out[threadIdx.x + 1] = in[threadIdx.x]; }
+
+__global__ void in_front_of_a_tensor(const int64_t* in, int64_t* out) {
+  out[static_cast<int>(threadIdx.x) - 1] = in[threadIdx.x];
+}
+
+__global__ void past_an_array(const int64_t* in, int64_t* out) {
+  __shared__ int64_t values[kThreads];
+  values[threadIdx.x + 1] = in[threadIdx.x];
+  __syncthreads();
+  out[threadIdx.x] = values[threadIdx.x];
+}
+
+__global__ void not_aligned(const int64_t* in, int64_t* out) {
+  const float4 pair = *reinterpret_cast<const float4*>(in + threadIdx.x / 2);  // 16 bytes from every eighth one
+  out[threadIdx.x] = static_cast<int64_t>(pair.x);
+}
+
+__global__ void copied_not_aligned(const int64_t* in, int64_t* out) {
+  *reinterpret_cast<float4*>(out + threadIdx.x / 4 * 4 + 1) = *reinterpret_cast<const float4*>(in);
+}
+
+__global__ void product_of_int32(const int64_t* in, int64_t* out) {
+  const int points = 10000000 + static_cast<int>(in[threadIdx.x]), channels = 512;
+  out[threadIdx.x] = points * channels;
+}
+
+__global__ void number_too_large(const int64_t* in, int64_t* out) {
+  out[threadIdx.x] = static_cast<int>(3e9f * static_cast<float>(in[threadIdx.x]));
+}
+
+__global__ void shift_too_far(const int64_t* in, int64_t* out) {
+  out[threadIdx.x] = 1u << (32 + in[threadIdx.x] % 2);
+}
+
 __global__ void nothing(const int64_t*, int64_t*) {}
 
 __global__ void blocks_in_a_chain(const int64_t*, int64_t* out) {  // 64 blocks of one thread
@@ -175,6 +210,14 @@ __global__ void blocks_in_a_chain(const int64_t*, int64_t* out) {  // 64 blocks 
   PROBE(shuffle_from_outside, 1, kThreads, 0)         \
   PROBE(uninitialised, 1, kThreads, 0)                \
   PROBE(past_the_end, 1, kThreads, 8 * kThreads)      \
+  PROBE(behind_a_tensor, 1, kThreads, 0)              \
+  PROBE(in_front_of_a_tensor, 1, kThreads, 0)         \
+  PROBE(past_an_array, 1, kThreads, 0)                \
+  PROBE(not_aligned, 1, kThreads, 0)                  \
+  PROBE(copied_not_aligned, 1, kThreads, 0)           \
+  PROBE(product_of_int32, 1, kThreads, 0)             \
+  PROBE(number_too_large, 1, kThreads, 0)             \
+  PROBE(shift_too_far, 1, kThreads, 0)                \
   PROBE(blocks_in_a_chain, kThreads, 1, 0)            \
   PROBE(nothing, 0, kThreads, 0)
 

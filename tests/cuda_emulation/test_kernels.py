@@ -345,13 +345,31 @@ def assert_alike(ours: Tensor, expected: Tensor, tolerance: float) -> None:
         torch.testing.assert_close(ours, expected, rtol=0, atol=tolerance * magnitude)
 
 
+def surrounded(tensor: Tensor, *, aligned: bool) -> tuple[Tensor, Tensor]:
+    """A copy between numbers that nobody may read, NaN or huge; if not aligned, then to its own elements only.
+
+    Returns:
+        the copy, and the whole piece of memory it lies in, as bytes.
+    """
+    bad = torch.nan if tensor.is_floating_point() else torch.iinfo(tensor.dtype).max // 2
+    before = 64 if aligned else 65
+    room = torch.full((before + tensor.numel() + 64,), bad, dtype=tensor.dtype)
+    copy = room[before : before + tensor.numel()].view(tensor.shape)
+    return copy.copy_(tensor), room.view(torch.uint8)
+
+
 @pytest.mark.parametrize("schedule", SCHEDULES)
 @pytest.mark.parametrize("name", OPERATORS)
 def test_equals_cpu(emulation, name, schedule):
     emulation.schedule(*SCHEDULES[schedule])
     emulated, cpu = getattr(emulation.operators, name), getattr(torch.ops.pctransformer, name)
     for case, arguments in OPERATORS[name].cases():
-        given = [argument.clone() if isinstance(argument, Tensor) else argument for argument in arguments]
+        given, rooms = [], []
+        for argument in arguments:
+            if isinstance(argument, Tensor):
+                argument, room = surrounded(argument, aligned=schedule == "forward")
+                rooms.append((room, room.clone()))
+            given.append(argument)
         results = as_tuple(emulated(*given)), as_tuple(cpu(*arguments))
         assert len(results[0]) == len(results[1])
         for ours, expected in zip(*results):
@@ -359,9 +377,30 @@ def test_equals_cpu(emulation, name, schedule):
                 assert_alike(ours, expected, OPERATORS[name].tolerance)
             except AssertionError as error:
                 raise AssertionError(f"{name}, {case}: {error}") from None
-        for before, after in zip(arguments, given):
-            if isinstance(before, Tensor):
-                assert torch.equal(before, after), f"{name}, {case}: wrote into its input"
+        for after, before in rooms:
+            assert torch.equal(before, after), f"{name}, {case}: wrote into its input, or next to it"
+
+
+WAITING = "box_nms", "voxelize"
+"""Operators whose results have as many rows as the values say, so that they wait for the device."""
+
+
+@pytest.mark.parametrize("name", [name for name in OPERATORS if name not in WAITING])
+def test_operators_can_be_captured_into_a_graph(emulation, name):
+    emulation.schedule("forward")
+    with emulation.capture():
+        for _, arguments in OPERATORS[name].cases():
+            getattr(emulation.operators, name)(*arguments)
+
+
+@pytest.mark.parametrize("name", WAITING)
+def test_what_cannot_be_captured_is_an_error_once(emulation, name):
+    emulation.schedule("forward")
+    _, arguments = next(case for case in OPERATORS[name].cases())
+    with emulation.capture(), pytest.raises(RuntimeError, match="reading a size: emulated CUDA error 900"):
+        getattr(emulation.operators, name)(*arguments)
+    cells = torch.ones(1, 3, dtype=torch.int64)
+    assert emulation.operators.morton_code(cells, 1).tolist() == [7]  # and not the error of the last call
 
 
 def test_every_cuda_operator_is_here():
@@ -491,6 +530,43 @@ def test_offsets_and_orders_are_clamped(emulation):
     values = torch.arange(4.0)[:, None]
     total = emulation.operators.segment_sum(values, torch.tensor([-3, 2, 1, 100]), torch.tensor([0, 9, -9, 2]), False)
     assert total.flatten().tolist() == [3, 0, 3 + 0 + 2]
+
+
+OFFSETS_THAT_ARE_NONE = (
+    [0, 90, 20, 60],
+    [50, 60, 60, 60],
+    [-900, 30, 30, 60],
+    [0, 30, 2**40, 60],
+    [2**40, 2**40, 2**40, 2**40],
+    [70, 70, 70, 70],
+)
+
+
+@pytest.mark.parametrize("wrong", OFFSETS_THAT_ARE_NONE, ids=str)
+@pytest.mark.parametrize("schedule", SCHEDULES)
+def test_offsets_that_are_none_write_nowhere_else(emulation, wrong, schedule):
+    """The results mean nothing, but lie in their place: the emulation looks at what is around them."""
+    emulation.schedule(*SCHEDULES[schedule])
+    ops, offsets, right = emulation.operators, torch.tensor(wrong), offsets_of([20, 20, 20])
+    xyz, boxes, scores = ragged([60])[0], cars(60, span=5), torch.linspace(0, 1, 60)
+    inputs = attention.features([20, 20, 20], [20, 20, 20])
+    extra = attention.bias(*inputs[:2])
+    for first, second in ((offsets, right), (right, offsets), (offsets, offsets)):
+        ops.knn(xyz, first, xyz, second, 3)
+        ops.ball_query(xyz, first, xyz, second, 0.5, 3, True, True)
+        ops.farthest_point_sample(xyz, first, second, torch.zeros(3, dtype=torch.int64), 60, False)
+        ops.points_in_boxes(xyz, first, boxes, second)
+        arguments = attention.arguments((*inputs[:3], first, second), extra)
+        output, logsumexp = ops.ragged_attention(*arguments)
+        ones, zeros, sums = torch.ones_like(output), torch.zeros_like(output), torch.zeros_like(logsumexp)
+        ops.ragged_attention_backward(ones, *arguments[:3], zeros, sums, *arguments[3:])
+    ops.box_nms(boxes, offsets, scores, None, 0.1, 60, True)
+    ops.voxelize(xyz, offsets, -2.0, -2.0, -2.0, 0.5, 0.5, 0.5, 8, 8, 8, 4, 5)
+    for order in (None, torch.arange(60)):
+        ops.segment_spread(xyz[:3].contiguous(), offsets, order, 60, True)
+        ops.segment_max(xyz, offsets, order)
+        ops.segment_softmax(xyz, offsets, order)
+        ops.segment_softmax_backward(xyz, xyz, offsets, order)
 
 
 @pytest.mark.parametrize("rows", [4, 600])
