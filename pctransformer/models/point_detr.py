@@ -81,7 +81,9 @@ class PointDETR(Detector):
         cells = VoxelBatch.from_points(batch, self.grid)
         if self.is_recorded:
             self.record_cells(occupied_cells(batch, self.grid).cell_of_point, len(cells.coordinates))
-        tokens = self.abstraction(PointBatch(cells.features[:, :3].contiguous(), cells.offsets, cells.features))
+        xyz, others = cells.features[:, :3].contiguous(), cells.features[:, 3:].contiguous()
+        # without their coordinates: beside tens of metres nothing would be left of where points are around a token
+        tokens = self.abstraction(PointBatch(xyz, cells.offsets, others if self.in_channels > 3 else None))
         x = tokens.features.view(len(cells), -1, self.abstraction.out_dim)  # (B, S, C)
         xyz = tokens.xyz.view(len(cells), -1, 3)
         for layer, radius in zip(self.layers, self.radii):
@@ -136,7 +138,7 @@ def point_detr(
     num_heads: int = 4,
     radii: Sequence[float | None] | None = None,
 ) -> PointDETR:
-    """The widths and depths of the paper, for KITTI: 7 693 197 parameters.
+    """The widths and depths of the paper, for KITTI: 7 693 005 parameters.
 
     Args:
         num_classes: classes of boxes.
@@ -156,7 +158,7 @@ def point_detr(
         radii: see `PointDETR`; None: all see everything.
     """
     grid = Grid.from_range(point_range, voxel_size)
-    abstraction = SetAbstraction(in_channels, num_samples=num_tokens, radii=(radius,), ks=(k,), widths=(widths,))
+    abstraction = SetAbstraction(in_channels - 3, num_samples=num_tokens, radii=(radius,), ks=(k,), widths=(widths,))
     dim = abstraction.out_dim
 
     def layer() -> EncoderLayer:

@@ -19,8 +19,8 @@ def test_sizes():
         full, light = create_model("point_detr"), create_model("point_detr_small")
     assert (full.abstraction.num_samples, len(full.layers), len(full.head.layers)) == (2048, 3, 8)
     assert full.num_features == 256
-    assert sum(parameter.numel() for parameter in full.parameters()) == 7_693_197
-    assert sum(parameter.numel() for parameter in light.parameters()) == 217_933
+    assert sum(parameter.numel() for parameter in full.parameters()) == 7_693_005
+    assert sum(parameter.numel() for parameter in light.parameters()) == 217_885
 
 
 def test_tokens_are_means_of_cells_far_from_each_other():
@@ -43,6 +43,21 @@ def test_points_of_one_cell_count_once():
     crowd = cloud[:1].expand(10_000, -1)
     for ours, theirs in zip(tensors(model([cloud])), tensors(model([torch.cat([cloud, crowd])]))):
         torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("channels", [3, 4])
+def test_tokens_know_their_surroundings_wherever_these_are(channels):
+    """The same scene five cells further gives the same tokens there: coordinates themselves are no features."""
+    torch.manual_seed(0)
+    model = small("point_detr_small", in_channels=channels).eval()
+    cloud = (
+        torch.rand(200, 4)[:, :channels] * torch.tensor([4.0, 6, 3, 1])[:channels]
+        - torch.tensor([0, 3, 2.5, 0])[:channels]
+    )
+    aside = torch.nn.functional.pad(torch.tensor([2.5, 0.5]), (0, channels - 2))
+    tokens, moved = (model.forward_features([one]) for one in (cloud, cloud + aside))
+    torch.testing.assert_close(moved.xyz, tokens.xyz + aside[:3], rtol=0, atol=1e-5)
+    torch.testing.assert_close(moved.features, tokens.features, rtol=1e-3, atol=1e-4)
 
 
 def features(model: torch.nn.Module, cloud: torch.Tensor) -> torch.Tensor:
