@@ -31,8 +31,8 @@ def camera_figure(
     """An image with boxes as wires: what `scan_figure` shows from above, as the camera sees it.
 
     Labelled boxes are green and broad, ignored ones grey; predicted boxes have the colour of their class, and their
-    score. A line from the centre through the front of each box is its heading. What lies behind the camera or beyond
-    the edges of the image is cut off.
+    scores, best first as far as they do not cover others. A line from the centre through the front of each box is its
+    heading. What lies behind the camera or beyond the edges of the image is cut off.
 
     Args:
         image: (height, width, 3) red, green, blue, in [0, 1] or uint8.
@@ -66,12 +66,12 @@ def camera_figure(
         depths = calibration.to_image(calibration.to_camera(predicted[0][:, :3]))[1]
         order = np.argsort(-depths, kind="stable")
         found, classes, scores = (np.asarray(values)[order] for values in predicted)
-        shown = 0
-        for segments, label, score in zip(wires(found), classes, scores):
+        pixels = wires(found)
+        for segments, label in zip(pixels, classes):
             _draw(axes, segments, class_colour(int(label)), width=1.4)
-            if len(segments):
-                _score(axes, segments, class_colour(int(label)), float(score), (width, height))
-                shown += 1
+        in_image = [row for row in np.argsort(-scores, kind="stable") if len(pixels[row])]
+        shown = len(in_image)
+        _scores(axes, [(pixels[row], class_colour(int(classes[row])), float(scores[row])) for row in in_image])
         words += f"{', ' if words else ''}{shown} of {len(scores)} predicted boxes in the image: "
     heading(figure, 0.3, inches + 1.05, title or "as the camera sees it", words)
     if predicted is not None:
@@ -93,12 +93,19 @@ def _draw(axes: Any, segments: np.ndarray, colour: str, *, width: float) -> None
         )
 
 
-def _score(axes: Any, segments: np.ndarray, colour: str, score: float, size: tuple[int, int]) -> None:
-    """The score over the middle of a box, and within the image where the box reaches its edge."""
-    low, high = segments.reshape(-1, 2).min(0), segments.reshape(-1, 2).max(0)
-    across = np.clip((low[0] + high[0]) / 2, 18, size[0] - 19)
-    up = max(low[1] - 4, 14)
-    axes.text(
-        across, up, f"{score:.2f}", ha="center", va="bottom", fontsize=7, color="white", clip_on=True,
-        bbox={"boxstyle": "round,pad=0.15", "facecolor": colour, "edgecolor": "none"},
-    )  # fmt: skip
+def _scores(axes: Any, found: Sequence[tuple[np.ndarray, str, float]]) -> None:
+    """Of boxes, each its segments, colour and score: the score over its middle, within the image where the box reaches
+    the edge. One that would lie over another that was written before is left out."""
+    width = axes.get_xlim()[1]
+    size = width / (72 * _INCHES)  # pixels of 1/72 inch
+    taken = np.zeros((0, 2))
+    for segments, colour, score in found:
+        low, high = segments.reshape(-1, 2).min(0), segments.reshape(-1, 2).max(0)
+        at = np.array([np.clip((low[0] + high[0]) / 2, 18, width - 18.5), max(low[1] - 4, 14)])
+        if (np.abs(taken - at) < [20 * size, 10 * size]).all(1).any():
+            continue
+        taken = np.concatenate([taken, at[None]])
+        axes.text(
+            *at, f"{score:.2f}", ha="center", va="bottom", fontsize=7, color="white", clip_on=True,
+            bbox={"boxstyle": "round,pad=0.15", "facecolor": colour, "edgecolor": "none"},
+        )  # fmt: skip

@@ -98,6 +98,16 @@ def test_only_what_the_camera_sees():
         assert 0 <= y < HEIGHT
 
 
+def test_scores_do_not_cover_one_another():
+    """The best is written, and those beside which there is room; all boxes are drawn and counted."""
+    ahead = [[*AHEAD[:1], y, *AHEAD[2:]] for y in (0, 0.1, -0.15, 5)]
+    boxes = predicted(ahead, scores=[0.3, 0.8, 0.5, 0.2])
+    figure = camera_figure(IMAGE, PLAIN, *NONE, ("Car",), predicted=boxes)
+    assert [text for text in texts(figure) if text.startswith("0.")] == ["0.80", "0.20"]
+    assert "4 of 4 predicted boxes in the image: " in texts(figure)
+    assert len(wires(figure)) == 4
+
+
 def test_nothing_at_all():
     for boxes in (None, predicted([])):
         figure = camera_figure(np.zeros((20, 30, 3), np.uint8), PLAIN, *NONE, ("Car",), predicted=boxes)
