@@ -75,7 +75,7 @@ def camera_figure(
         words += f"{', ' if words else ''}{shown} of {len(scores)} predicted boxes in the image: "
     heading(figure, 0.3, inches + 1.05, title or "as the camera sees it", words)
     if predicted is not None:
-        class_legend(figure, 0.3 + text_width(words, 0.72 * 15) + 0.1, inches + 0.73, class_names)
+        class_legend(figure, 0.3 + text_width(words, 0.72 * 15) + 0.25, inches + 0.73, class_names)
     return figure
 
 

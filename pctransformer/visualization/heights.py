@@ -56,7 +56,7 @@ def heights(maps: Sequence[AttentionMap], num_points: int) -> Heights:
                 raise ValueError(f"{found.layer} attends to another sequence, and maps are followed within one only")
             keys_at = made[-1]
         if found.keys != "memory":
-            query, key, _ = found.pairs()
+            query, key = found.query_rows(), found.key_rows()
             if (key.numel() and key.max() >= sizes[keys_at]) or (query.numel() and query.max() >= count):
                 raise ValueError(
                     f"the map of {found.layer} does not fit the {sizes[keys_at]} tokens below it; maps must be those of"

@@ -185,10 +185,18 @@ def _down(
 
 def _through(found: AttentionMap, weights: Tensor, size: int) -> Tensor:
     """(size,) weights of what went into a layer, from the weights of what came out of it."""
-    query, key, weight = found.pairs()
-    if found.is_partial and (weights.index_fill(0, query, 0) != 0).any():
+    query, key = found.query_rows(), found.key_rows()  # (G, Q), (G, K) or (G, H, K)
+    real = query >= 0
+    if found.is_partial and (weights.index_fill(0, query[real], 0) != 0).any():
         raise ValueError(
             f"{found.layer} was recorded for chosen queries, and others are looked from; record all of them, or look"
             " from one of these"
         )
-    return weights.new_zeros(size).index_add(0, key, weights.index_select(0, query) * weight.detach())
+    own = weights.index_select(0, query.clamp(min=0).flatten()).view_as(query)
+    pairs = found.weights.detach()
+    if key.dim() == 2:
+        pairs, key = pairs.mean(1, keepdim=True), key[:, None]
+    # group by group, since to list all pairs takes more than ten times as long; padding is nothing, whatever is there
+    pairs = pairs.to(own).masked_fill(~real[:, None, :, None], 0)  # (G, H, Q, K)
+    given = (own[:, None, None] @ pairs).squeeze(2) / pairs.shape[1]  # (G, H, K)
+    return weights.new_zeros(size).index_add(0, key.clamp(min=0).flatten(), torch.where(key >= 0, given, 0).flatten())

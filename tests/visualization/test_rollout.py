@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from pctransformer import record_attention
 from pctransformer.layers.grid_mixers import create_grid_block
@@ -217,6 +218,34 @@ def test_equals_products_of_matrices():
         found = attention_rollout(maps, pooled_vector(maps, cloud), 9)
         torch.testing.assert_close(found, expected[cloud])
     torch.testing.assert_close(layer_attention(maps, 2, pooled_vector(maps, 1), 9), (pool @ attend @ group)[1])
+
+
+class LargestIndices(TorchDispatchMode):
+    """How many whole numbers one tensor holds at most."""
+
+    count = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        out = function(*args, **(kwargs or {}))
+        if isinstance(out, torch.Tensor) and out.dtype == torch.int64:
+            self.count = max(self.count, out.numel())
+        return out
+
+
+def test_pairs_are_not_listed_one_by_one():
+    """In a scan that takes longer than the model itself. What a layer leaves in padding does not matter."""
+    weights = torch.rand(5, 2, 30, 40).softmax(-1)
+    query, key = torch.arange(150).view(5, 30), torch.arange(200).view(5, 40)
+    weights[4, :, 20:], query[4, 20:] = torch.nan, -1
+    weights[3, :, :, 35:], key[3, 35:] = torch.nan, -1
+    maps = [AttentionMap("", "children", weights, query, key, 150)]
+    source = Source(1, torch.full((150,), 1 / 140).index_fill(0, torch.arange(140, 150), 0))
+    with LargestIndices() as largest:
+        found = attention_rollout(maps, source, 200)
+    assert largest.count == 200
+    expected = weights.mean(1)
+    expected = torch.cat([expected[:3].sum(1), expected[3:4].sum(1), expected[4:, :20].sum(1)]).nan_to_num(0)
+    torch.testing.assert_close(found, (expected / expected.sum()).flatten())
 
 
 # ---- models ----------------------------------------------------------------------------------------------------------
