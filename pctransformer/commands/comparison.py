@@ -44,7 +44,8 @@ class Options:
     out: Path | None = None
     """Folder; it must not exist yet. By default one in `runs`, named after what is compared and the data, numbered."""
     resume: Path | None = None
-    """Go on with the comparison in this folder, with its settings; --mixers and --seeds may be others."""
+    """Go on with the comparison in this folder, with its settings; --mixers, --seeds, --jobs, --device and --workers
+    may be others."""
     mixers: Annotated[tuple[str, ...], arg(metavar="MIXER...")] = ()
     """What is compared."""
     seeds: Annotated[tuple[int, ...], arg(metavar="INT...")] = (0, 1, 2)

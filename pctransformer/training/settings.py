@@ -240,7 +240,8 @@ class Training:
     out: Path | None = None
     """Run folder; it must not exist yet. By default runs/MODEL-DATA, numbered."""
     resume: Path | None = None
-    """Go on with the training in this run folder, with its settings."""
+    """Go on with the training in this run folder, with its settings; --device, --workers, --save-steps and
+    --keep-memory may be others."""
     model: str = ""
     """One of `pctransformer models`."""
     model_options: ModelOptions = field(default_factory=dict)
