@@ -10,6 +10,7 @@ top of those that the run in that folder was begun with.
 from __future__ import annotations
 
 import difflib
+import errno
 import functools
 import importlib
 import os
@@ -247,6 +248,8 @@ COMMANDS = {
 """A command that is also the first word of others, as `demo` may be of `demo operators`, takes no bare words itself."""
 
 _HELP = ("-h", "--help", "help")
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # of disks
+_FORBIDDEN = (errno.EACCES, errno.EROFS)
 _METAVARS = {Path: "PATH", str: "STR", int: "INT", float: "FLOAT"}  # as tyro has them
 
 
@@ -406,3 +409,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # where the interpreter flushes what is left
         return 141
+    except OSError as error:
+        if debug or error.errno not in _FULL + _FORBIDDEN:
+            raise
+        where = f"{error.filename}: " if error.filename else ""
+        room = "; make room; a training goes on with --resume, what it saved before is whole"
+        print(
+            f"pctransformer: {where}{error.strerror}{room if error.errno in _FULL else ''}",
+            file=sys.stderr,
+        )
+        return 1

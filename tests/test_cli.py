@@ -1,3 +1,4 @@
+import errno
 import importlib
 import os
 import subprocess
@@ -208,6 +209,29 @@ def test_other_broken_pipes_are_errors(monkeypatch, capfd):
     monkeypatch.setattr(sys, "stdout", sys.__stdout__)
     with pytest.raises(BrokenPipeError):
         cli.main(["doctor"])
+
+
+@pytest.mark.parametrize(
+    ("error", "text"),
+    [
+        (
+            OSError(errno.ENOSPC, "No space left on device"),
+            "pctransformer: No space left on device; make room; a train",
+        ),
+        (PermissionError(errno.EACCES, "Permission denied", "runs"), "pctransformer: runs: Permission denied\n"),
+    ],
+)
+def test_disks_that_are_full_or_forbidden_are_no_bugs(monkeypatch, capsys, error, text):
+    from pctransformer.commands import doctor
+
+    def fail(config):
+        raise error
+
+    monkeypatch.setattr(doctor, "run", fail)
+    assert cli.main(["doctor"]) == 1
+    assert text in capsys.readouterr().err
+    with pytest.raises(OSError, match=str(error.strerror)):
+        cli.main(["--debug", "doctor"])
 
 
 def test_our_own_errors_keep_their_traceback(monkeypatch):

@@ -80,6 +80,7 @@ def predict(config: Predict, predictor: DetectorPredictor, trained: Path, files:
     find = functools.partial(
         predictor.predict,
         columns=config.columns,
+        reflectance=config.reflectance,
         not_finite=config.not_finite,
         around=config.around,
         lift=config.lift,

@@ -55,6 +55,7 @@ def run(config: Config) -> int:
         ClassificationTraining,
         DetectionTraining,
         PartSegmentationTraining,
+        Pretraining,
         SemanticSegmentationTraining,
     )
 
@@ -65,6 +66,11 @@ def run(config: Config) -> int:
     best = checkpoint.read(config.run)
     if config.nms is not None and best.about.get("task") != DetectionTraining.task:
         raise UserError(f"--nms is for detectors; the task of {best.path} is {best.about.get('task')!r}")
+    if best.about.get("task") == Pretraining.task:
+        raise UserError(
+            f"{best.path} was pretrained without labels, so that there is nothing to be right about; `few-shot` says"
+            " what its features of shapes are worth, `train` with --pretrained teaches it more"
+        )
     if best.about.get("task") == SemanticSegmentationTraining.task:
         from pctransformer.commands import scenes
 

@@ -187,7 +187,7 @@ def _flat(values: Mapping[str, Any]) -> str:
     texts = []
     for name, value in values.items():
         if isinstance(value, Mapping):
-            texts.append(_flat(value))
+            texts += [_flat(value)] if value else []
         elif value is not None:
             texts.append(f"{name} {f'{value:.4g}' if isinstance(value, float) else value}")
     return ", ".join(texts)

@@ -32,6 +32,7 @@ def run(config: Config) -> int:
     if config.json:
         print(json.dumps([dataclasses.asdict(info) for info in found], indent=2))
     else:
-        print_table(("model", "", "paper"), [(info.name, info.summary, info.source) for info in found])
+        rows = [(info.name, info.task, info.summary, info.source) for info in found]
+        print_table(("model", "task", "", "paper"), rows)
         print("\n`pctransformer info MODEL` tells more.")
     return 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -42,6 +43,8 @@ class Config:
     """Let a detector that knows only what is ahead look in all directions of a sweep, one after the other."""
     lift: float = 0.0
     """Metres by which the LiDAR stands higher than that of a detector's training, KITTI's 1.73 m over the ground."""
+    reflectance: float | None = None
+    """Of all points of LiDAR scans that have none, from 0 to 1, for a detector that wants it."""
     device: str = "auto"
     """`cpu`, `cuda`, `cuda:1`; `auto` is a GPU where there is one."""
     json: bool = False
@@ -69,6 +72,7 @@ def run(config: Config) -> int:
     predictor = load(checkpoint, config.device)
     raw = isinstance(predictor, (ScenePredictor, DetectorPredictor))
     files = _expanded(config.files, (*FILE_SUFFIXES, ".bin") if raw else FILE_SUFFIXES)
+    _check_task(config, predictor, checkpoint)
     if isinstance(predictor, ScenePredictor):
         from pctransformer.commands import scenes
 
@@ -88,8 +92,6 @@ def run(config: Config) -> int:
         except ValueError as error:
             raise UserError(f"--category: {error}") from None
     else:
-        if config.category is not None:
-            raise UserError(f"--category is for models that tell parts of objects; {checkpoint} tells classes")
         telling = predicted_classes
         predictions = predictor.classify(samples, config.top)
 
@@ -107,6 +109,21 @@ def run(config: Config) -> int:
         record, folder, len(files), as_json=config.json, table=lambda: telling.print_all(predictions),
         written=f"{', '.join(written[:-1])}{' and ' if len(written) > 1 else ''}{written[-1]}",
     )  # fmt: skip
+
+
+def _check_task(config: Config, predictor: object, checkpoint: Path) -> None:
+    """Whether no option was given that the model has no use for."""
+    from pctransformer.predict import PartPredictor
+    from pctransformer.predict_boxes import DetectorPredictor
+
+    defaults = {field.name: field.default for field in dataclasses.fields(Config)}
+    for kind, whose, options in (
+        (PartPredictor, "models that tell parts of objects", ("category",)),
+        (DetectorPredictor, "detectors", ("score", "around", "lift", "reflectance")),
+    ):
+        for option in options:
+            if not isinstance(predictor, kind) and getattr(config, option) != defaults[option]:
+                raise UserError(f"--{option} is for {whose}, and {checkpoint} is none of them")
 
 
 # ---- reading ---------------------------------------------------------------------------------------------------------

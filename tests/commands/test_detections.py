@@ -50,6 +50,19 @@ def test_over_the_image_of_the_camera(scan, tmp_path, capsys):
     assert err == ""
 
 
+def test_reflectance_is_said_where_scans_have_none(tmp_path, capsys):
+    bare = tmp_path / "bare.npy"
+    np.save(bare, scan_with([[10.0, 2, -1, 0.9]]).numpy()[:, :3])
+    (tmp_path / "without").mkdir()
+    predictor = DetectorPredictor(BrightPoints(), ("Car",), DetectionTraining(), torch.device("cpu"))
+    config = Config((bare,), tmp_path, out=tmp_path / "without")
+    assert detections.predict(config, predictor, tmp_path / "best.safetensors", [bare], tmp_path / "without") == 1
+    assert "4 are needed, x, y, z and reflectance first; --reflectance 0 gives all the same" in capsys.readouterr().err
+    code, (found,) = predict([bare], tmp_path / "with", reflectance=0.9, score=0.0)
+    assert code == 0
+    assert len(found["boxes"]) > 0
+
+
 def test_without_an_image(scan, tmp_path, capsys):
     """As frames of simulated streets are; or where no camera is heeded; or no pictures are wanted."""
     _, (around,) = predict([scan], tmp_path / "around", around=True)

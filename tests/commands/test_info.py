@@ -69,6 +69,7 @@ def test_a_checkpoint_says_what_was_trained(tmp_path, capsys, place):
         "(B, 3) logits",
     ):
         assert words in text
+    assert ", ," not in text  # no options of the model were given
     facts = describe(str(tmp_path / place), num_points=40)
     assert facts["checkpoint"]["epoch"] == 7
     assert facts["parameters"] < 100_000

@@ -12,7 +12,11 @@ def test_table_names_every_model_on_one_line(capsys):
     lines = capsys.readouterr().out.splitlines()
     for name in list_models():
         info = model_info(name)
-        assert [line for line in lines if line.split()[:1] == [name] and info.summary in line and info.source in line]
+        assert [
+            line
+            for line in lines
+            if line.split()[:2] == [name, info.task] and info.summary in line and info.source in line
+        ]
 
 
 @pytest.mark.parametrize(

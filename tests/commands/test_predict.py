@@ -146,6 +146,8 @@ def test_what_is_shown_has_to_be_said_for_parts_alone(tmp_path, run, files, caps
         (["--model", parts], "--category: "),
         (["--model", parts, "--category", "vas"], "there is no category 'vas'; did you mean 'vase'?"),
         (["--model", run, "--category", "vase"], "--category is for models that tell parts of objects"),
+        (["--model", run, "--score", "0.3"], "--score is for detectors"),
+        (["--model", run, "--around"], "--around is for detectors"),
     ):
         assert predict(files, *arguments, "--out", tmp_path / "out") == 2
         assert text in capsys.readouterr().err

@@ -88,6 +88,7 @@ def test_info_tells_what_it_is_and_others_refuse_it(finished, capsys):
     assert 'create_model("point_mae", pretrained=' in text
     assert "decoder_depth=1" in text
     assert cli.main(["evaluate", str(finished)]) == 2
+    assert "was pretrained without labels" in capsys.readouterr().err
     assert cli.main(["predict", "a.ply", "--model", str(finished)]) == 2
     assert "was trained for pretraining" in capsys.readouterr().err
     assert cli.main(["train", "classification", "--resume", str(finished)]) == 2

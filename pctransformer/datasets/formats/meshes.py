@@ -129,6 +129,8 @@ def read_stl(path: str | Path) -> Mesh:
         corners = _stl_text(data, path)
     else:
         there = max(len(data) - 84, 0) / _STL_TRIANGLE.itemsize
+        if len(data) < 84:
+            raise FileFormatError(path, f"neither a text that begins with solid, nor 84 bytes of header: {len(data)}")
         raise FileFormatError(path, f"the header promises {promised} triangles, but there are bytes for {there:.6g}")
     return Mesh(corners.reshape(-1, 3), np.arange(3 * len(corners)).reshape(-1, 3))
 

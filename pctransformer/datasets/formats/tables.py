@@ -77,6 +77,9 @@ def read_npz_arrays(path: str | Path, names: tuple[str, ...] | None = None) -> d
     return arrays
 
 
+_FEW_ROWS, _MANY_COLUMNS = 6, 64  # so that points are taken for columns: coordinates, colours or normals, of many
+
+
 def read_npy(path: str | Path) -> Columns:
     return Columns(_as_points(_array(read_bytes(path), path, "the file"), path))
 
@@ -87,6 +90,8 @@ def read_npz(path: str | Path) -> Columns:
     for name in ("points", "xyz", "pos"):
         if name in arrays:
             return Columns(_as_points(arrays[name], path))
+    if not arrays:
+        raise FileFormatError(path, "there are no arrays in it")
     if len(arrays) != 1:
         raise FileFormatError(path, f"none of the arrays {', '.join(arrays)[:200]} is called points, xyz or pos")
     return Columns(_as_points(next(iter(arrays.values())), path))
@@ -96,6 +101,11 @@ def _as_points(values: np.ndarray, path: str | Path) -> np.ndarray:
     if values.ndim != 2 or values.shape[1] < 3 or values.dtype.kind not in "fiu":
         raise FileFormatError(
             path, f"points should be numbers of shape (n, 3 + c), found {values.shape} {values.dtype}"
+        )
+    if len(values) <= _FEW_ROWS and values.shape[1] >= _MANY_COLUMNS:
+        raise FileFormatError(
+            path,
+            f"points should be rows (n, 3 + c), found {values.shape}; if its columns are the points, transpose it",
         )
     wide = values.dtype.itemsize > 4 or (values.dtype.kind in "iu" and values.dtype.itemsize == 4)
     return values.astype(np.float64 if wide else np.float32)
