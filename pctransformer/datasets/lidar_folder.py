@@ -138,10 +138,19 @@ def read_lidar_scan(
     found = files[index]
     boxes = read_boxes(found.boxes, class_names=known)
     number = {name: i for i, name in enumerate(class_names)}
+    labels = np.array([number.get(str(kind), -1) for kind in boxes.types], np.int64)
+    flat = np.flatnonzero((boxes.boxes[:, 3:6] == 0).any(axis=1) & (labels >= 0))
+    if len(flat):
+        row = flat[0]
+        raise FileFormatError(
+            found.boxes,
+            f"box {row + 1}, a {boxes.types[row]}, has a size of 0: {boxes.boxes[row, 3:6].tolist()}; objects to be"
+            f" found have sizes above 0, others may be of the class {IGNORED}",
+        )
     return Scan(
         points=read_lidar(found.points, channels=channels, columns=columns, reflectance=reflectance),
         boxes=boxes.boxes,
-        labels=np.array([number.get(str(kind), -1) for kind in boxes.types], np.int64),
+        labels=labels,
         name=found.name,
     )
 

@@ -26,7 +26,8 @@ class Scan:
     Attributes:
         points: (n, 3 + c) float32: x, y, z in metres, then values that stay as they are when points move.
         boxes: (m, 7) float32.
-        labels: (m,) int64 class of each box, -1 for one that is neither to be found nor wrong to find.
+        labels: (m,) int64 class of each box, -1 for one that is neither to be found nor wrong to find; detectors are
+            trained as if it were background, as published ones are with KITTI's vans.
         name: of the frame.
         ground: (4,) float64 a, b, c, d of the plane a x + b y + c z + d = 0 of the road, c > 0, or None.
     """

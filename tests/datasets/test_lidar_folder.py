@@ -49,6 +49,13 @@ def test_folders_of_splits(root):
     assert pickle.loads(pickle.dumps(scans))[1].labels.tolist() == [2, 1, -1]
 
 
+def test_an_object_to_be_found_has_a_size(root):
+    (root / "train" / "boxes" / "b_2.txt").write_text(line("Van") + line("Car", [*CAR[:5], 0, CAR[6]]))
+    assert lidar_folder(root, class_names=["Van"])[1].labels.tolist() == [0, -1]
+    with pytest.raises(FileFormatError, match=r"b_2.txt: box 2, a Car, has a size of 0: .* DontCare"):
+        lidar_folder(root)[1]
+
+
 def test_lists_of_splits_as_openpcdet_has_them(tmp_path):
     for part in ("points", "labels", "ImageSets"):
         (tmp_path / part).mkdir()
