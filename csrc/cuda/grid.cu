@@ -56,7 +56,7 @@ __global__ void shape_clouds_kernel(const int64_t* __restrict__ offsets, int64_t
   cloud.cells_per_metre = 0;
   for (int axis = 0; axis < 3; ++axis) cloud.lower[axis] = 0, cloud.shape[axis] = 0;
   if (end > begin && box[6 * b] != 0) {
-    const double most = double(end - begin) * kMaxCellsPerPoint;
+    const double most = fmin(double(end - begin) * kMaxCellsPerPoint, 2e9);  // cells along an axis are counted in int
     double extent[3], farthest = 0;
     for (int axis = 0; axis < 3; ++axis) {
       const double upper = from_ordered(box[6 * b + 3 + axis]);

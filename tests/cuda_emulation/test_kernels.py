@@ -370,7 +370,7 @@ def test_equals_cpu(emulation, name, schedule):
                 argument, room = surrounded(argument, aligned=schedule == "forward")
                 rooms.append((room, room.clone()))
             given.append(argument)
-        results = as_tuple(emulated(*given)), as_tuple(cpu(*arguments))
+        results = as_tuple(emulated(*given)), as_tuple(cpu(*given))
         assert len(results[0]) == len(results[1])
         for ours, expected in zip(*results):
             try:
