@@ -42,7 +42,8 @@ for method in ("rollout", "last_layer", "gradient_attention", "grad_cam", "salie
         continue
     write(maps, f"{method}.html")
     top = maps.maps[0].values.argmax()
-    print(f"{method}.html: most at {maps.xyz[top].round(2).tolist()}")
+    x, y, z = maps.xyz[top].tolist()
+    print(f"{method}.html: most at ({x:.2f}, {y:.2f}, {z:.2f})")
 
 # the maps themselves: every layer's weights, here only the three largest of each query
 with torch.no_grad(), record_attention(predictor.model, heads="mean", top_k=3) as recorded:

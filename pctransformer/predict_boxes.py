@@ -250,7 +250,8 @@ class DetectorPredictor:
                 sensor stands over the ground than that of the training data (KITTI 1.73 m, nuScenes 1.84 m).
             score_threshold: least score of a box; None: the model's own.
             columns: values per point of a .bin file; None: 5 for .pcd.bin (nuScenes), else 4 (KITTI).
-            reflectance: of all points in [0, 1], where the file holds none and the model wants it.
+            reflectance: of all points in [0, 1], where the file holds none and the model wants it. None: as in
+                training.
             not_finite: what to do with points that are NaN or infinite: "error", or "drop" them.
             name: of rows.
 
@@ -258,6 +259,7 @@ class DetectorPredictor:
             FileFormatError: a file is missing or broken, or lacks what the model needs.
             ValueError: rows are not as they should be, no point is in the model's range, or the model gives NaN.
         """
+        reflectance = self.settings.data.reflectance if reflectance is None else reflectance
         if isinstance(scan, (str, Path)):
             name = str(scan)
             points = read_lidar(
@@ -295,6 +297,8 @@ class DetectorPredictor:
     def _rows(
         self, rows: np.ndarray | Tensor, name: str, reflectance: float | None, not_finite: Literal["error", "drop"]
     ) -> np.ndarray:
+        if not isinstance(rows, (np.ndarray, Tensor)):
+            raise TypeError(f"one scan at a time, a file or rows of points: got a {type(rows).__name__}")
         values = np.asarray(rows.detach().cpu() if isinstance(rows, Tensor) else rows)
         if values.ndim != 2 or values.shape[1] < 3 or values.dtype.kind not in "fiu":
             raise ValueError(f"{name}: a scan is rows of numbers (n, 3 + C), got {values.shape} {values.dtype}")

@@ -108,6 +108,8 @@ class ScenePredictor:
             xyz, rgb, _ = scene_arrays(scene, labels=False, colors=colors, columns=columns, not_finite=not_finite)
             name = str(scene)
         else:
+            if not isinstance(scene, (np.ndarray, Tensor)):
+                raise TypeError(f"one scene at a time, a file or rows of points: got a {type(scene).__name__}")
             rows = np.asarray(scene.detach().cpu() if isinstance(scene, Tensor) else scene)
             wanted = 6 if self.settings.data.colors else 3
             if rows.ndim != 2 or rows.shape[1] < wanted or rows.dtype.kind not in "fiu":

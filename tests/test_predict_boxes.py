@@ -142,6 +142,11 @@ def test_what_cannot_be_predicted(tmp_path):
     with pytest.raises(ValueError, match=r"scan: its points have 3 values, but 4 are needed.*reflectance=0\.0"):
         detector.predict(SCAN[:, :3])
     assert len(detector.predict(SCAN[:, :3], reflectance=0.25)) == 0
+    assert len(predictor(reflectance=0.9).predict(SCAN[:, :3])) == len(
+        predictor().predict(SCAN[:, :3], reflectance=0.9)
+    )
+    with pytest.raises(TypeError, match="one scan at a time, a file or rows of points: got a list"):
+        detector.predict([SCAN])
     with pytest.raises(ValueError, match=r"reflectance must be in \[0, 1\], got 3"):
         detector.predict(SCAN[:, :3], reflectance=3)
     with pytest.raises(ValueError, match=r"in \[0, 1\] or up to 255, found -0.99[0-9]* to"):

@@ -12,8 +12,6 @@ from typing import Any, TypeVar
 from pctransformer.errors import UserError
 
 RECORD = "predictions.json"
-_AS_OPTIONS = {"not_finite='drop'": "--not-finite drop", "reflectance=0.0 gives": "--reflectance 0 gives"}
-"""What messages of functions call arguments, and what the command calls them."""
 
 Read = TypeVar("Read")
 
@@ -25,9 +23,7 @@ def each_file(files: Sequence[Path], use: Callable[[Path], Read], failed: list[d
             read = use(file)
         except (UserError, ValueError, OSError) as error:
             reason = str(error) if str(file) in str(error) else f"{file}: {error}"
-            for python, command in _AS_OPTIONS.items():
-                reason = reason.replace(python, command)
-            failed.append({"file": str(file), "reason": reason})
+            failed.append({"file": str(file), "reason": reason.replace("not_finite='drop'", "--not-finite drop")})
         else:
             yield read
 

@@ -90,7 +90,11 @@ def lidar_channels(points: np.ndarray, channels: int = 4, *, reflectance: float 
     if points.shape[1] < channels:
         raise ValueError(
             f"its points have {points.shape[1]} values, but {channels} are needed, x, y, z and reflectance first"
-            + ("; reflectance=0.0 gives all the same one, at some cost in accuracy" if channels == 4 else "")
+            + (
+                "; reflectance=0.0, or --reflectance 0, gives all the same one, at some cost in accuracy"
+                if channels == 4
+                else ""
+            )
         )
     chosen = points[:, :channels].astype(np.float32)  # a copy
     if channels > 3 and len(chosen):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -169,7 +170,8 @@ def open_scans(source: str, settings: ScanData, split: Split) -> ScanPart:
 
     parts: list[Split] = ["train", "test"] if split == "trainval" else [split]
     names = [_own_test(folder) if part == "test" else part for part in parts]
-    return ScanPart(joined_scans([lidar_folder(folder, name, class_names=settings.classes) for name in names]))
+    read = partial(lidar_folder, folder, class_names=settings.classes, reflectance=settings.reflectance)
+    return ScanPart(joined_scans([read(name) for name in names]))
 
 
 def testing_scans(settings: ScanData, split: Split) -> ScanPart:
@@ -258,5 +260,7 @@ def _sources(settings: ScanData) -> tuple[str, ...]:
 def _check(settings: ScanData) -> None:
     if not settings.classes or len(set(settings.classes)) < len(settings.classes):
         raise UserError(f"--classes wants names, each once; got {' '.join(settings.classes) or 'none'}")
+    if settings.reflectance is not None and not 0 <= settings.reflectance <= 1:
+        raise UserError(f"--reflectance must be from 0 to 1, got {settings.reflectance}")
     if settings.num_scans < 1:
         raise UserError(f"--num-scans must be at least 1, got {settings.num_scans}")

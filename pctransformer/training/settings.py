@@ -139,6 +139,8 @@ class ScanData:
     """Paste objects of other training scans into each: what makes most of a small data set."""
     camera_view: bool = True
     """Of KITTI and simulated streets, only points that the camera sees: nothing else is labelled."""
+    reflectance: float | None = None
+    """Of all points, from 0 to 1, where your own scans have none."""
     validation: float = 0.05
     """Share of the training scans that is held out, to choose the epoch by; the same scans for every seed. 0, as in
     published trainings: the last epoch is taken."""

@@ -57,7 +57,10 @@ def test_reflectance_is_said_where_scans_have_none(tmp_path, capsys):
     predictor = DetectorPredictor(BrightPoints(), ("Car",), DetectionTraining(), torch.device("cpu"))
     config = Config((bare,), tmp_path, out=tmp_path / "without")
     assert detections.predict(config, predictor, tmp_path / "best.safetensors", [bare], tmp_path / "without") == 1
-    assert "4 are needed, x, y, z and reflectance first; --reflectance 0 gives all the same" in capsys.readouterr().err
+    assert (
+        "4 are needed, x, y, z and reflectance first; reflectance=0.0, or --reflectance 0, gives"
+        in capsys.readouterr().err
+    )
     code, (found,) = predict([bare], tmp_path / "with", reflectance=0.9, score=0.0)
     assert code == 0
     assert len(found["boxes"]) > 0

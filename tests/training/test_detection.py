@@ -13,6 +13,7 @@ from matplotlib.image import imread
 
 import pctransformer
 from pctransformer import cli
+from pctransformer.datasets import FileFormatError
 from pctransformer.datasets.kitti import read_objects
 from pctransformer.datasets.lidar_folder import lidar_folder, write_lidar_scan
 from pctransformer.datasets.scans import Scan, collate_scans
@@ -310,6 +311,7 @@ def test_training_with_some_labels_says_so_and_repeats(tmp_path, streets):
         (["--model", "pointpilars", "--classes", "Car", "--model-options"], "did you mean"),
         (["--validation", "1"], "--validation must be from 0 to below 1"),
         (["--repeat", "1", "2"], "--repeat wants a number from 1 up for each of 1 sources"),
+        (["--reflectance", "2"], "--reflectance must be from 0 to 1, got 2.0"),
         (["--classes", "Car", "Car"], "--classes wants names, each once"),
         (["--classes", "Car", "Tram"], "no box has the class 1"),
         (["--data", "nowhere"], "there is no such folder"),
@@ -331,6 +333,12 @@ def test_own_scans_are_tested_on_val_where_there_is_no_test(tmp_path, capsys):
     settings = ScanData(data=(str(tmp_path / "data"),), classes=("Car",))
     assert sources.testing_scans(settings, "test").scans.names == ("c",)
     assert sources.testing_scans(settings, "trainval").scans.names == ("a", "b", "c")
+    file = tmp_path / "data" / "val" / "points" / "c.npy"
+    np.save(file, np.load(file)[:, :3])
+    with pytest.raises(FileFormatError, match="or --reflectance 0, gives all the same one"):
+        sources.testing_scans(settings, "test").scans[0]
+    same = dataclasses.replace(settings, reflectance=0.5)
+    assert np.all(sources.testing_scans(same, "test").scans[0].points[:, 3] == 0.5)
     (tmp_path / "data" / "val").rename(tmp_path / "data" / "more")
     assert run("--out", tmp_path / "run", "--data", tmp_path / "data", *SMALL) == 2  # now, not after the last epoch
     assert "there should be test/points and test/boxes" in capsys.readouterr().err
