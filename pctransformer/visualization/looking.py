@@ -117,17 +117,18 @@ def look(
     if query is not None and not 0 <= query < len(points):
         raise ValueError(f"query must be the row of one of {len(points)} points, got {query}")
     check_choice(model, method, layers, heads, query)
-    looked = _run(model, points, method, category, heads)
-    if method in ("similarity", "features_pca"):
-        found = [map_of_features(*_point_features(looked, method, layers), method, query)]
-    elif method == "grad_cam":
-        found = [_grad_cam(looked, layers, query, box, target)]
-    elif method == "saliency":
-        score = looked.score(query, box, target)
-        (gradient,) = torch.autograd.grad(score, looked.points)
-        found = [_map(input_gradient(gradient), None, None, query, method)]
-    else:
-        found = _of_attention(looked, method, layers, heads, query, box, target)
+    with torch.inference_mode(False), torch.set_grad_enabled(method in _OF_SCORES):  # whatever the caller has set
+        looked = _run(model, points, method, category, heads)
+        if method in ("similarity", "features_pca"):
+            found = [map_of_features(*_point_features(looked, method, layers), method, query)]
+        elif method == "grad_cam":
+            found = [_grad_cam(looked, layers, query, box, target)]
+        elif method == "saliency":
+            score = looked.score(query, box, target)
+            (gradient,) = torch.autograd.grad(score, looked.points)
+            found = [_map(input_gradient(gradient), None, None, query, method)]
+        else:
+            found = _of_attention(looked, method, layers, heads, query, box, target)
     return PointMaps(points[:, :3].detach().cpu().float().numpy(), tuple(found), title, boxes, up)
 
 
@@ -230,8 +231,10 @@ def _run(
 ) -> _Looked:
     """Run the model. Of what only means of heads are looked at, no more is kept."""
     told = () if category is None else (torch.tensor([category], device=points.device),)
+    if points.is_inference():
+        points = points.clone()
     points = points.detach().float().requires_grad_(method in _OF_SCORES)
-    with torch.set_grad_enabled(method in _OF_SCORES), evaluating(model), token_features(model) as tokens:
+    with evaluating(model), token_features(model) as tokens:
         if method in ("grad_cam", "saliency", "similarity", "features_pca"):
             return _Looked(model, points, model([points], *told), [], tokens)
         is_mean = method == "rollout" or (method in ("last_layer", "class_token") and heads == "mean")
@@ -326,7 +329,8 @@ def point_features(
     Raises:
         ValueError: no layer has that name and gives tokens.
     """
-    return _point_features(_run(model, points, "features_pca", None, "mean"), "features_pca", layers)
+    with torch.no_grad():
+        return _point_features(_run(model, points, "features_pca", None, "mean"), "features_pca", layers)
 
 
 def map_of_features(layer: str | None, features: Tensor, method: Method, query: int | None) -> PointMap:

@@ -105,6 +105,18 @@ def test_gradients_of_a_model_that_is_known():
     assert same.values.tolist() == pytest.approx([3 / (5**0.5 * 10**0.5), 1 / 10**0.5, 1, 0], rel=1e-4, abs=1e-4)
 
 
+@pytest.mark.parametrize("method", ["rollout", "gradient_attention", "grad_cam", "saliency"])
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+def test_gradients_where_the_caller_wants_none(mode, method):
+    """As notebooks do, which switch gradients off in their first cell."""
+    model, points = model_and_points("npct")
+    (expected,) = look(model, points, method=method).maps
+    with mode():
+        (found,) = look(model, points.clone(), method=method).maps
+        assert not torch.is_grad_enabled()
+    np.testing.assert_array_equal(found.values, expected.values)
+
+
 def test_a_box_is_answered_for_by_its_own_query():
     """The score is that with which the box was predicted, and the map that of the row that predicts it."""
     for name in ("point_detr", "deformable_detector", "voxel_transformer", "pointpillars"):
