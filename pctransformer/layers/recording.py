@@ -27,7 +27,15 @@ from pctransformer.ops import scatter
 from pctransformer.ops.grouping import interpolation_weights
 from pctransformer.points import PointBatch
 
-__all__ = ["AttentionMap", "RecordedAttention", "RecordedLayer", "is_recorded", "record_attention", "shares_of_maximum"]
+__all__ = [
+    "AttentionMap",
+    "RecordedAttention",
+    "RecordedLayer",
+    "is_recorded",
+    "record_attention",
+    "shares_of_maximum",
+    "unwrapped",
+]
 
 _BLOCK = 256  # queries whose weights are computed at once where not all of them are kept
 
@@ -232,6 +240,14 @@ def shares_of_maximum(candidates: Tensor, key_index: Tensor | None = None) -> Te
     return share.new_zeros(candidates.shape[:2]).scatter_add(1, winner, share)
 
 
+def unwrapped(model: nn.Module) -> nn.Module:
+    """The model itself where torch.compile, DistributedDataParallel or DataParallel wraps it."""
+    model = getattr(model, "_orig_mod", model)
+    while isinstance(model, (nn.parallel.DistributedDataParallel, nn.DataParallel)):
+        model = model.module
+    return model
+
+
 def is_recorded(module: nn.Module) -> bool:
     """Whether any layer in a module is being looked at."""
     return any(isinstance(layer, RecordedLayer) and layer.is_recorded for layer in module.modules())
@@ -283,9 +299,7 @@ def record_attention(
         ValueError: no layer of the model can be recorded, none has such a name, or numbers are out of range; while the
             model runs: a layer has no such head.
     """
-    model = getattr(model, "_orig_mod", model)
-    while isinstance(model, (nn.parallel.DistributedDataParallel, nn.DataParallel)):
-        model = model.module
+    model = unwrapped(model)
     named = [
         (name.replace("_orig_mod.", ""), layer)  # of parts that torch.compile wraps
         for name, layer in model.named_modules()

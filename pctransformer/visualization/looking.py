@@ -35,7 +35,7 @@ from torch import Tensor, nn
 
 from pctransformer.evaluation.inference import evaluating
 from pctransformer.layers.attention_map import Choice
-from pctransformer.layers.recording import AttentionMap, record_attention
+from pctransformer.layers.recording import AttentionMap, record_attention, unwrapped
 from pctransformer.visualization.clouds import Up
 from pctransformer.visualization.point_maps import BoxView, PointMap, PointMaps
 from pctransformer.visualization.rollout import attention_rollout, gradient_attention, layer_attention
@@ -87,7 +87,8 @@ def look(
     The model is in evaluation mode meanwhile; it keeps no gradients of it.
 
     Args:
-        model: a classifier, segmenter or detector of `pctransformer.models`.
+        model: a classifier, segmenter or detector of `pctransformer.models`. One that is compiled, or wrapped for
+            several processes, runs here without.
         points: (N, 3 + C), where the model is.
         method: see this module.
         layers: names or shell patterns of attention layers for "layer", None: all; for "grad_cam", "similarity" and
@@ -116,6 +117,7 @@ def look(
         raise ValueError("there are no points to look at; give a cloud with at least one")
     if query is not None and not 0 <= query < len(points):
         raise ValueError(f"query must be the row of one of {len(points)} points, got {query}")
+    model = unwrapped(model)
     check_choice(model, method, layers, heads, query)
     with torch.inference_mode(False), torch.set_grad_enabled(method in _OF_SCORES):  # whatever the caller has set
         looked = _run(model, points, method, category, heads)

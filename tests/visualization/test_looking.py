@@ -117,6 +117,13 @@ def test_gradients_where_the_caller_wants_none(mode, method):
     np.testing.assert_array_equal(found.values, expected.values)
 
 
+def test_a_wrapped_model():
+    model, points = model_and_points("voxel_transformer")
+    (expected,) = look(model, points, method="grad_cam", box=BOX).maps
+    (found,) = look(nn.DataParallel(model), points, method="grad_cam", box=BOX).maps
+    np.testing.assert_array_equal(found.values, expected.values)
+
+
 def test_a_box_is_answered_for_by_its_own_query():
     """The score is that with which the box was predicted, and the map that of the row that predicts it."""
     for name in ("point_detr", "deformable_detector", "voxel_transformer", "pointpillars"):
