@@ -33,7 +33,7 @@ from pctransformer.layers.mlp import MLP
 from pctransformer.layers.position import RotaryPosition
 from pctransformer.layers.residual import Residual
 from pctransformer.layers.transformer import ChannelMixing, EncoderLayer, TokenMixing
-from pctransformer.models.detector import DetectionHead, Detector, Head, Range, detection_head
+from pctransformer.models.detector import DetectionHead, Detector, Head, Range, detection_head, set_momentum
 from pctransformer.point_view.set_abstraction import SetAbstraction
 from pctransformer.points import PointBatch
 from pctransformer.voxels import BevMap, Grid, VoxelBatch, cell_key, occupied_cells
@@ -205,8 +205,10 @@ def point_detr_small(
     radii: Sequence[float | None] | None = None,
 ) -> PointDETR:
     """PointDETR of a quarter of the width with half the tokens, as far as 51.2 m, for training on a CPU."""
-    return point_detr(
+    model = point_detr(
         num_classes, in_channels=in_channels, head=head, anchors=anchors, point_range=point_range,
         voxel_size=voxel_size, num_tokens=num_tokens, num_queries=num_queries, widths=(16, 32, 64), depth=2,
         decoder_depth=3, radii=radii,
     )  # fmt: skip
+    set_momentum(model, 0.1)
+    return model
