@@ -19,7 +19,7 @@ class Config:
     splits: tuple[str, ...] = ("train", "val")
     """Lists in `ImageSets` to write infos of; the database of objects is made of the first."""
     out: Annotated[Path | None, arg(metavar="PATH")] = None
-    """Folder for the results. By default FOLDER/prepared."""
+    """Folder for the results. By default FOLDER/prepared; trainings look for them nowhere else."""
 
 
 def run(config: Config) -> int:
@@ -27,7 +27,7 @@ def run(config: Config) -> int:
     from rich.console import Console
     from rich.progress import track
 
-    from pctransformer.datasets.kitti.frames import read_split, write_infos
+    from pctransformer.datasets.kitti.frames import FRAMES_OF_SPLIT, read_split, write_infos
     from pctransformer.datasets.kitti.prepare import check_counts, labelled_objects
     from pctransformer.datasets.object_database import build_database
 
@@ -58,6 +58,8 @@ def run(config: Config) -> int:
     print_table(["class", "objects", "with 5 points", "of them not too hard"], rows, right=(1, 2, 3))
     complete = config.splits[0] == "train" and check_counts(database, len(first))
     out.print(
-        "\nthese are the known numbers of KITTI" if complete else "\nthis is a part of KITTI: nothing to compare with"
+        "\nthese are the known numbers of KITTI"
+        if complete
+        else f"\nnothing to compare with: numbers are known of all {FRAMES_OF_SPLIT['train']} frames of train"
     )
     return 0
