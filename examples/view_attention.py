@@ -43,7 +43,7 @@ for method in ("rollout", "last_layer", "gradient_attention", "grad_cam", "salie
     write(maps, f"{method}.html")
     top = maps.maps[0].values.argmax()
     x, y, z = maps.xyz[top].tolist()
-    print(f"{method}.html: most at ({x:.2f}, {y:.2f}, {z:.2f})")
+    print(f"{method}.html: most at [{x:.2f}, {y:.2f}, {z:.2f}]")
 
 # the maps themselves: every layer's weights, here only the three largest of each query
 with torch.no_grad(), record_attention(predictor.model, heads="mean", top_k=3) as recorded:
