@@ -41,6 +41,11 @@ class LoadReport:
     unexpected: list[str]
     wrong_shape: dict[str, tuple[tuple[int, ...], tuple[int, ...]]]
 
+    @property
+    def fits(self) -> bool:
+        """Whether every weight was there, and nothing else."""
+        return not (self.missing or self.unexpected or self.wrong_shape)
+
     def __str__(self) -> str:
         all_there = sum(map(len, (self.loaded, self.kept, self.missing, self.wrong_shape)))
         lines = [f"loaded {len(self.loaded)} of {all_there} tensors"]
@@ -151,22 +156,27 @@ def load_weights(
         kept += [name for name in of_classifier if name not in weights or weights[name].shape != own[name].shape]
         weights = {name: v for name, v in weights.items() if name in own or not name.startswith("head.classifier.")}
     weights |= {name: own[name] for name in kept}
+    report = compare_weights(weights, own, kept)
+    if not report.fits:
+        raise ValueError(f"the weights in {path} do not fit {type(model).__name__}: {report}")
+    model.load_state_dict(weights)
+    return report
+
+
+def compare_weights(weights: Mapping[str, Tensor], own: Mapping[str, Tensor], kept: Sequence[str] = ()) -> LoadReport:
+    """What of a model's `own` tensors the given weights would set, beside those that are `kept`."""
     wrong = {
         name: (tuple(weights[name].shape), tuple(value.shape))
         for name, value in own.items()
         if name in weights and weights[name].shape != value.shape
     }
-    report = LoadReport(
+    return LoadReport(
         loaded=[name for name in own if name in weights and name not in wrong and name not in kept],
         missing=[name for name in own if name not in weights],
         unexpected=[name for name in weights if name not in own],
         wrong_shape=wrong,
-        kept=kept,
+        kept=list(kept),
     )
-    if report.missing or report.unexpected or wrong:
-        raise ValueError(f"the weights in {path} do not fit {type(model).__name__}: {report}")
-    model.load_state_dict(weights)
-    return report
 
 
 def _behind_new_columns(given: Tensor, own: Tensor, count: int) -> Tensor:

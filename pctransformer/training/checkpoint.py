@@ -17,7 +17,7 @@ import pctransformer
 from pctransformer.errors import UserError
 from pctransformer.models import create_model
 from pctransformer.models.tensor_file import read_tensors
-from pctransformer.models.weights import STATE_PREFIX
+from pctransformer.models.weights import STATE_PREFIX, compare_weights
 from pctransformer.training.serialization import Settings, from_json
 
 BEST, LAST = "best.safetensors", "last.safetensors"
@@ -56,9 +56,15 @@ class Checkpoint:
         try:
             model = self.about["model"]
             built = create_model(model["name"], num_classes=model["num_classes"], **model["options"])
-            built.load_state_dict(self.weights)
-        except (KeyError, TypeError, ValueError, RuntimeError) as error:
+        except (KeyError, TypeError, ValueError) as error:
             raise self._unusable(error) from error
+        report = compare_weights(self.weights, built.state_dict())
+        if not report.fits:
+            raise UserError(
+                f"{self.path}: {model['name']} has changed since version {self.about.get('version')} wrote these"
+                f" weights ({report}). Train it anew, or use the commit that the run's environment.json names"
+            )
+        built.load_state_dict(self.weights)
         return built.eval()
 
     def settings(self, kind: type[Settings]) -> Settings:
