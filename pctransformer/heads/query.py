@@ -198,7 +198,7 @@ class SetPrediction(RecordedLayer):
 
         Args:
             output: of `forward`.
-            score_threshold: least score, the probability of the class, in [0, 1].
+            score_threshold: least score, the probability of the class (see `probabilities`), in [0, 1].
             nms_threshold: overlap seen from above, in [0, 1], above which the box that scores less is dropped, whatever
                 its class. None: all stay, as queries have learned to keep silent about each other's objects.
             max_outputs: boxes of each cloud, at most.
@@ -211,7 +211,7 @@ class SetPrediction(RecordedLayer):
         """
         logits, codes, points = (values[:, -1] for values in output[:3])
         top_candidates(logits.flatten(1), 1)  # refuses NaN
-        scores, labels = full_precision(logits).softmax(-1)[..., :-1].max(-1)
+        scores, labels = probabilities(full_precision(logits)).max(-1)
         return detections(
             decode_around(full_precision(codes), points),
             scores,
@@ -294,6 +294,18 @@ class QueryHead(SetPrediction):
             if self.refine:
                 references = (references + said[-1][1][..., :3]).detach()
         return collected(said, heatmap)
+
+
+def probabilities(logits: Tensor) -> Tensor:
+    """How probable each class is to a query, (..., num_classes), from logits (..., num_classes + 1).
+
+    The loss counts a query without object as `NO_OBJECT_WEIGHT` queries, so that their softmax makes objects as many
+    times too probable, and among queries of which only one is to speak the more so; the odds are set right here.
+
+    Source: Saerens et al., Adjusting the Outputs of a Classifier to New a Priori Probabilities, 2002, section 2.
+    """
+    rare = torch.cat([logits[..., :-1], logits[..., -1:] - math.log(NO_OBJECT_WEIGHT)], -1)
+    return rare.softmax(-1)[..., :-1]
 
 
 def perceptron(dim: int, out_dim: int) -> nn.Sequential:

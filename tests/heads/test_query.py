@@ -14,7 +14,14 @@ from pctransformer.heads.box_coding import encode_around
 from pctransformer.heads.losses import heatmap_focal_loss, turned_giou
 from pctransformer.heads.matching import match, matching_costs
 from pctransformer.heads.object_queries import Heatmap, HeatmapQueries, LearnedQueries, SampledQueries
-from pctransformer.heads.query import DIRECTION_WEIGHT, QueryHead, QueryOutput, as_tokens
+from pctransformer.heads.query import (
+    DIRECTION_WEIGHT,
+    NO_OBJECT_WEIGHT,
+    QueryHead,
+    QueryOutput,
+    as_tokens,
+    probabilities,
+)
 from pctransformer.layers.recording import record_attention
 from pctransformer.ops import box_iou
 from pctransformer.points import PointBatch
@@ -379,10 +386,10 @@ def test_what_loss_refuses():
 
 # ---- predictions -----------------------------------------------------------------------------------------------------
 def test_thresholds():
-    """Two queries with the same cube, one of them twice as sure; the others see nothing."""
+    """Two queries with the same cube, one of them three times as sure; the others see nothing."""
     cube = torch.tensor([[4.0, 2, -1, 1, 1, 1, 0.5]])
     output = answer(BoxBatch.from_list([torch.cat([cube, cube])], [torch.tensor([1, 2])]))
-    output.class_logits[0, -1, -2] = torch.tensor([0.0, 0, math.log(2), math.log(2)])
+    output.class_logits[0, -1, -2] = torch.tensor([0.0, 0, math.log(2), math.log(2 * NO_OBJECT_WEIGHT)])
     found = HEAD.predict(output)
     assert found.labels.tolist() == [1, 2]
     assert found.scores.tolist() == pytest.approx([1, 1 / 3], rel=1e-4)
@@ -391,6 +398,22 @@ def test_thresholds():
     assert HEAD.predict(output, score_threshold=0.5).labels.tolist() == [1]
     assert HEAD.predict(output, max_outputs=1).labels.tolist() == [1]
     assert len(HEAD.predict(output, score_threshold=0).boxes) == 8
+
+
+def test_scores_are_as_often_right_as_they_say():
+    """Where all queries say the same, the loss is least at the share of queries that there are objects for."""
+    share = torch.tensor([2, 1, 1, 8]) / 12  # of FEW, in three clouds of four queries
+    logits = torch.zeros(4, requires_grad=True)
+    optimizer = torch.optim.Adam([logits], 0.1)
+    apart = random_output(3, layers=1, number=4)
+    for _ in range(200):
+        output = QueryOutput(logits.expand(3, 1, 4, 4), *apart[1:3])
+        optimizer.zero_grad()
+        HEAD.loss(output, FEW)["class"].backward()
+        optimizer.step()
+    torch.testing.assert_close(probabilities(logits), share[:3], rtol=0, atol=1e-3)
+    found = HEAD.predict(output, score_threshold=0)
+    torch.testing.assert_close(found.scores, torch.full((12,), 1 / 6), rtol=0, atol=1e-3)
 
 
 def test_clouds_without_detections():
