@@ -26,6 +26,7 @@ from pctransformer.training.checkpoint import BEST, Checkpoint
 from pctransformer.training.distributed import World, join_world
 from pctransformer.training.engine import Task, Trainer
 from pctransformer.training.limits import check_numbers
+from pctransformer.training.model import check_task
 from pctransformer.training.optimizers import computes_in_bf16
 from pctransformer.training.progress import Display, duration
 from pctransformer.training.repeatability import keep_freed_memory, repeatable_kernels
@@ -183,6 +184,7 @@ def _train(
 ) -> None:
     begun = time.perf_counter()
     check_numbers(settings)
+    check_task(settings.model, settings.model_task)  # before data, which may take long to make
     resumed = last_checkpoint(folder) if settings.resume else None
     around = environment(world.device, world.size)
     torch.manual_seed(settings.seed)

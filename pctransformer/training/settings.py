@@ -12,6 +12,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from tyro.constructors import PrimitiveConstructorSpec
 
+from pctransformer.models.table import Task
 from pctransformer.training.serialization import from_json, parse_options, to_json, write_options
 
 Augmentation = Literal["none", "pct", "pointnet2", "pointnet2_parts", "point_mae", "point_transformer_v3"]
@@ -238,6 +239,8 @@ class Training:
 
     task: ClassVar[str]
     """The second word of the command."""
+    model_task: ClassVar[Task]
+    """Of the models that it trains, see `pctransformer models`."""
 
     out: Path | None = None
     """Run folder; it must not exist yet. By default runs/MODEL-DATA, numbered."""
@@ -272,7 +275,7 @@ class Training:
 class ClassificationTraining(Training):
     """Options of `pctransformer train classification`."""
 
-    task = "classification"
+    task, model_task = "classification", "classification"
 
     model: str = "pct_small"
     """One of `pctransformer models`."""
@@ -293,7 +296,7 @@ class ClassificationTraining(Training):
 class PartSegmentationTraining(Training):
     """Options of `pctransformer train part-segmentation`."""
 
-    task = "part-segmentation"
+    task, model_task = "part-segmentation", "segmentation"
 
     model: str = "point_transformer_v3_small_seg"
     """One of `pctransformer models "*_seg"`."""
@@ -313,7 +316,7 @@ class PartSegmentationTraining(Training):
 class SemanticSegmentationTraining(Training):
     """Options of `pctransformer train semantic-segmentation`."""
 
-    task = "semantic-segmentation"
+    task, model_task = "semantic-segmentation", "segmentation"
 
     model: str = "point_transformer_v3_small_seg"
     """One of `pctransformer models "*_seg"`; one that has cells gets them in the size that scenes are thinned by."""
@@ -331,7 +334,7 @@ class SemanticSegmentationTraining(Training):
 class DetectionTraining(Training):
     """Options of `pctransformer train detection`."""
 
-    task = "detection"
+    task, model_task = "detection", "detection"
 
     model: str = "pointpillars_small"
     """One of the models for detection, see `pctransformer models`."""
@@ -350,7 +353,7 @@ class DetectionTraining(Training):
 class Pretraining(Training):
     """Options of `pctransformer train pretraining`."""
 
-    task = "pretraining"
+    task, model_task = "pretraining", "pretraining"
 
     model: str = "point_mae_small_pretraining"
     """One of `pctransformer models "*_pretraining"`."""

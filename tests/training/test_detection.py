@@ -323,6 +323,12 @@ def test_faults_of_the_user_leave_no_folder_behind(tmp_path, streets, capsys, ar
     assert not (tmp_path / "run").exists()
 
 
+def test_a_wrong_model_is_refused_before_data_is_made_for_it(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("pctransformer.training.detection.training_scans", None)
+    assert run("--out", tmp_path / "run", "--model", "pct") == 2
+    assert "is for classification; for detection there are" in capsys.readouterr().err
+
+
 def test_own_scans_are_tested_on_val_where_there_is_no_test(tmp_path, capsys):
     generator = np.random.default_rng(0)
     for split, names in (("train", ("a", "b")), ("val", ("c",))):
