@@ -89,6 +89,7 @@ class ScanDataset(torch.utils.data.Dataset[Scan]):
         seed: of the transform.
         only_with_boxes: instead of a scan that has no box of a class after the transform give another one, drawn at
             random, for training; after a hundred draws an empty one is given after all.
+        later: an epoch, and the transform from then on.
     """
 
     def __init__(
@@ -100,10 +101,11 @@ class ScanDataset(torch.utils.data.Dataset[Scan]):
         transform: ScanTransform | None = None,
         seed: int = 0,
         only_with_boxes: bool = False,
+        later: tuple[int, ScanTransform | None] | None = None,
     ) -> None:
         self.names, self._read = tuple(names), read
         self.class_names = tuple(class_names)
-        self.transform, self.seed, self.only_with_boxes = transform, seed, only_with_boxes
+        self.transform, self.seed, self.only_with_boxes, self.later = transform, seed, only_with_boxes, later
         self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()  # shared, so that living workers see it change
 
     def __len__(self) -> int:
@@ -114,11 +116,13 @@ class ScanDataset(torch.utils.data.Dataset[Scan]):
         if not -len(self) <= index < len(self):
             raise IndexError(f"index {index} is outside a data set of {len(self)} scans")
         index %= len(self)
-        generator = generator_for(self.seed, int(self._epoch), index)
+        epoch = int(self._epoch)
+        transform = self.transform if self.later is None or epoch < self.later[0] else self.later[1]
+        generator = generator_for(self.seed, epoch, index)
         for _ in range(_DRAWS):
             scan = self._read(index)
-            if self.transform is not None:
-                scan = self.transform(scan, generator)
+            if transform is not None:
+                scan = transform(scan, generator)
             if not self.only_with_boxes or (scan.labels >= 0).any():
                 break
             index = int(torch.randint(len(self), (), generator=generator))
@@ -133,17 +137,28 @@ class ScanDataset(torch.utils.data.Dataset[Scan]):
         return self.names[index]
 
     def with_transform(
-        self, transform: ScanTransform | None, *, seed: int | None = None, only_with_boxes: bool = False
+        self,
+        transform: ScanTransform | None,
+        *,
+        seed: int | None = None,
+        only_with_boxes: bool = False,
+        later: tuple[int, ScanTransform | None] | None = None,
     ) -> ScanDataset:
         """The same scans under another transform; None keeps the seed."""
-        return self._changed(self.names, self._read, transform, self.seed if seed is None else seed, only_with_boxes)
+        return ScanDataset(
+            self.names, self._read, self.class_names,
+            transform=transform, seed=self.seed if seed is None else seed, only_with_boxes=only_with_boxes, later=later,
+        )  # fmt: skip
 
     def subset(self, indices: Sequence[int]) -> ScanDataset:
         """Some of the scans, in the given order; one may come several times."""
         places = [(self._read, range(len(self))[i]) for i in indices]
         names = [self.names[i] for _, i in places]
         read = functools.partial(_read_place, places)
-        return self._changed(names, read, self.transform, self.seed, self.only_with_boxes)
+        return ScanDataset(
+            names, read, self.class_names,
+            transform=self.transform, seed=self.seed, only_with_boxes=self.only_with_boxes, later=self.later,
+        )  # fmt: skip
 
     def held_out_rows(self, share: float, *, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
         """Rows without a share of the scans, and the rows of these, drawn by chance, the same ones for the same seed;
@@ -151,11 +166,6 @@ class ScanDataset(torch.utils.data.Dataset[Scan]):
         order = torch.randperm(len(self), generator=generator_for(seed)).numpy()
         count = max(round(share * len(self)), 1 if share > 0 else 0)
         return np.sort(order[count:]), np.sort(order[:count])
-
-    def _changed(
-        self, names: Sequence[str], read: Callable[[int], Scan], transform: ScanTransform | None, seed: int, only: bool
-    ) -> ScanDataset:
-        return ScanDataset(names, read, self.class_names, transform=transform, seed=seed, only_with_boxes=only)
 
 
 def joined_scans(sets: Sequence[ScanDataset]) -> ScanDataset:

@@ -60,7 +60,8 @@ def _plan(settings: DetectionTraining, pretrained: Path | None, folder: RunFolde
     model = make_model(settings.model, options, task="detection", **made)
     assert isinstance(model, Detector)
     weights = start_from(model, settings.model, options, pretrained)
-    samples = scans.samples(data, (*model.grid.low, *model.grid.high), settings.seed)
+    box = (*model.grid.low, *model.grid.high)
+    samples = scans.samples(data, box, settings.seed, settings.optimization.epochs)
     about = describe_run(settings, scans.train, scans.held_out, **made, **options)
     return Plan(
         task=Task(

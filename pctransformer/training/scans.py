@@ -88,11 +88,12 @@ class TrainingScans:
     def train(self) -> ScanPart:
         return joined_parts(self.sources)
 
-    def samples(self, settings: ScanData, range: Range, seed: int) -> ScanDataset:
+    def samples(self, settings: ScanData, range: Range, seed: int, epochs: int) -> ScanDataset:
         """What a detector is shown, with random changes.
 
         Args:
             range: of the detector, see `CropToRange`.
+            epochs: of the training.
         """
         repeat = settings.repeat or (1,) * len(self.sources)
         rows = [np.tile(np.arange(len(part)), times) for part, times in zip(self.sources, repeat, strict=True)]
@@ -102,10 +103,12 @@ class TrainingScans:
             return scans.with_transform(CropToRange(range), seed=seed, only_with_boxes=True)
         databases = [part.objects() for part in self.sources] if settings.paste else []
         found = [database for database in databases if database is not None]
-        recipe = training_recipe(
-            settings.augmentation, joined_databases(found) if found else None, class_names=names, range=range
+        recipe, unpasted = (
+            training_recipe(settings.augmentation, database, class_names=names, range=range)
+            for database in (joined_databases(found) if found else None, None)
         )
-        return scans.with_transform(recipe, seed=seed, only_with_boxes=True)
+        later = (epochs - settings.unpasted_epochs, unpasted)
+        return scans.with_transform(recipe, seed=seed, only_with_boxes=True, later=later)
 
 
 def training_scans(settings: ScanData, seed: int) -> TrainingScans:
@@ -262,5 +265,7 @@ def _check(settings: ScanData) -> None:
         raise UserError(f"--classes wants names, each once; got {' '.join(settings.classes) or 'none'}")
     if settings.reflectance is not None and not 0 <= settings.reflectance <= 1:
         raise UserError(f"--reflectance must be from 0 to 1, got {settings.reflectance}")
+    if settings.unpasted_epochs < 0:
+        raise UserError(f"--unpasted-epochs must be at least 0, got {settings.unpasted_epochs}")
     if settings.num_scans < 1:
         raise UserError(f"--num-scans must be at least 1, got {settings.num_scans}")

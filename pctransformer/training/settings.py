@@ -138,6 +138,9 @@ class ScanData:
     45 degrees and scale by up to 5 %."""
     paste: bool = True
     """Paste objects of other training scans into each: what makes most of a small data set."""
+    unpasted_epochs: int = 0
+    """Last epochs in which nothing is pasted, so that the detector ends on scans as full as they are (the fading of
+    PointAugmenting, Wang et al., 2021)."""
     camera_view: bool = True
     """Of KITTI and simulated streets, only points that the camera sees: nothing else is labelled."""
     reflectance: float | None = None

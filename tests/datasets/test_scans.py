@@ -79,6 +79,16 @@ def test_randomness_depends_on_seed_epoch_and_index_only():
         data[5]
 
 
+def test_a_transform_for_later_epochs():
+    data = ScanDataset(NAMES, scan, ["Car"]).with_transform(moved, seed=3, later=(2, None)).subset([1])
+    shown = []
+    for epoch in (0, 1, 2, 5):
+        data.set_epoch(epoch)
+        shown.append(data[0].points[0, 1])
+    kept = scan(1).points[0, 1]
+    assert [value == kept for value in shown] == [False, False, True, True]
+
+
 def some_empty(index):
     """Scans without boxes at 0 and 1, with an ignored one at 2, with a car at 3."""
     return scan(index, boxes=int(index >= 2), label=-1 if index == 2 else 0)

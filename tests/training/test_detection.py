@@ -284,6 +284,19 @@ def test_a_share_of_the_scans_is_labelled_by_seed(streets):
     assert len(sources.testing_scans(some, "test")) == 4  # all of it
 
 
+def test_nothing_is_pasted_in_the_last_epochs(tmp_path, streets):
+    settings = ScanData(data=(str(streets),), unpasted_epochs=1)
+    scans = sources.training_scans(settings, 0)
+    samples = scans.samples(settings, (0, -40, -3, 70.4, 40, 1), 0, 3)
+    counts = []
+    for epoch in range(3):
+        samples.set_epoch(epoch)
+        counts.append(sum(len(samples[row].boxes) for row in range(len(samples))))
+    there = sum(len(scans.train.scans[row].boxes) for row in range(len(samples)))
+    assert min(counts[:2]) > there >= counts[2] > 0
+    assert_resumes(run, tmp_path, "--data", streets, *SMALL, "--unpasted-epochs", 1, at=(1, 1))
+
+
 def test_a_prepared_database_is_cut_to_the_labelled_scans(tmp_path, streets):
     copy = tmp_path / "data"
     shutil.copytree(streets, copy)
@@ -311,6 +324,7 @@ def test_training_with_some_labels_says_so_and_repeats(tmp_path, streets):
         (["--model", "pointpilars", "--classes", "Car", "--model-options"], "did you mean"),
         (["--validation", "1"], "--validation must be from 0 to below 1"),
         (["--repeat", "1", "2"], "--repeat wants a number from 1 up for each of 1 sources"),
+        (["--unpasted-epochs", "-1"], "--unpasted-epochs must be at least 0"),
         (["--reflectance", "2"], "--reflectance must be from 0 to 1, got 2.0"),
         (["--classes", "Car", "Car"], "--classes wants names, each once"),
         (["--classes", "Car", "Tram"], "no box has the class 1"),
