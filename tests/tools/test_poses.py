@@ -1,4 +1,4 @@
-"""`tools/headings.py`: axes and directions of found objects, counted by hand."""
+"""`tools/poses.py`: axes, directions and heights of found objects, counted by hand."""
 
 from __future__ import annotations
 
@@ -9,11 +9,13 @@ import pytest
 
 from pctransformer.errors import UserError
 
-TOOL = runpy.run_path(str(Path(__file__).parents[2] / "tools" / "headings.py"))
+TOOL = runpy.run_path(str(Path(__file__).parents[2] / "tools" / "poses.py"))
 
 
-def line(name: str, x: float, z: float, turn: float, score: float | None = None, occluded: int = 0) -> str:
-    row = f"{name} 0 {occluded} 0 0 0 50 50 1.5 1.6 4 {x} 1.7 {z} {turn}"
+def line(
+    name: str, x: float, z: float, turn: float, score: float | None = None, y: float = 1.7, occluded: int = 0
+) -> str:
+    row = f"{name} 0 {occluded} 0 0 0 50 50 1.5 1.6 4 {x} {y} {z} {turn}"
     return row if score is None else f"{row} {score}"
 
 
@@ -30,7 +32,7 @@ def test_what_is_found_is_compared_with_the_nearest(tmp_path):
         line("DontCare", 0, 10, 0.0),
     ]
     boxes = [
-        line("Car", 0.1, 10, -3.1, score=0.9),
+        line("Car", 0.1, 10, -3.1, score=0.9, y=1.4),
         line("Car", 0.6, 10, 0.5, score=0.99),  # farther
         line("Car", 5, 20.5, 2.9, score=0.31),
         line("Car", -5, 30, 0.0, score=0.29),
@@ -43,7 +45,7 @@ def test_what_is_found_is_compared_with_the_nearest(tmp_path):
     (found / "000002.txt").write_text("")
     (true / "000002.txt").write_text(objects[0])
     # 2 pi - 6.2 = 0.0832 rad = 4.77 degrees, and pi - 2.9 = 0.2416 rad = 13.84 degrees
-    assert TOOL["summary"](found, true) == ["Car: 2 found, axes 9.3 degrees off, 50% reversed"]
+    assert TOOL["summary"](found, true) == ["Car: 2 found, axes 9.3 degrees off, 50% reversed, bottoms 0.15 m too high"]
 
 
 def test_folders_that_do_not_fit_are_explained(tmp_path):
