@@ -37,7 +37,7 @@ RESUMABLE = [
 
 
 def test_trainings_and_comparisons_go_on():
-    assert [name for name in cli.COMMANDS if name.startswith(("train ", "compare-"))] == RESUMABLE
+    assert {name for name in cli.COMMANDS if name.startswith(("train ", "compare-"))} == set(RESUMABLE)
 
 
 @pytest.mark.parametrize("name", RESUMABLE)
