@@ -113,8 +113,8 @@ def run(config: Config) -> int:
 
 def _check_task(config: Config, predictor: object, checkpoint: Path) -> None:
     """Whether no option was given that the model has no use for."""
-    from pctransformer.predict import PartPredictor
     from pctransformer.predict_boxes import DetectorPredictor
+    from pctransformer.predict_parts import PartPredictor
 
     defaults = {field.name: field.default for field in dataclasses.fields(Config)}
     for kind, whose, options in (
