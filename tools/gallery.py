@@ -270,9 +270,9 @@ PICTURES: tuple[Picture, ...] = (
         (
             "A query of the decoder takes a few samples from maps of three resolutions, and moves towards its "
             "object from layer to layer: here the first layer and the last. The samples lie on the car and beside "
-            "it. All labelled cars in the picture are found. The cyclists, pedestrians and three more cars are "
-            "inventions, with scores that are far too high: this run of results.md has seen four epochs of simulated "
-            "streets, and never a real scan."
+            "it. All five labelled cars in the picture are found, some of them too high. Farther away, beyond the "
+            "picture, it invents some: this run of results.md has seen four epochs of simulated streets, and never a "
+            "real scan."
         ),
     ),
 )
