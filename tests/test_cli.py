@@ -94,8 +94,8 @@ class Config:
 def commands(monkeypatch):
     """Commands `play`, `play chess`, `train one` and `train two`; gives the list of what ran."""
     ran = []
-    for name in [name for name in cli.COMMANDS if name.startswith("train ")]:
-        monkeypatch.delitem(cli.COMMANDS, name)
+    others = {name: command for name, command in cli.COMMANDS.items() if not name.startswith("train ")}
+    monkeypatch.setattr(cli, "COMMANDS", others)  # deleted and put back, they would be in another order
     for name in ("play", "play chess", "train one", "train two"):
         function = f"run_{name.replace(' ', '_')}"
         monkeypatch.setitem(globals(), function, lambda config, name=name: ran.append((name, config)) or 0)

@@ -158,9 +158,12 @@ class _Comparison(MixerComparison[Config]):
         backbone = ", ".join(f"{name}={value}" for name, value in to_json(config.backbone).items())
         optimization, counts = config.optimization, checkpoint.read(run.path).about["data"]
         chosen = f"on {counts['held_out']} held-out scans" if counts["held_out"] else "as the last"
+        unpasted = "" if config.data.paste else " without pasting"
+        if config.data.paste and config.data.unpasted_epochs:
+            unpasted = f" without pasting in the last {config.data.unpasted_epochs}"
         trained = (
             f"Backbone: `{_MODEL}`, {backbone}. Training: {counts['train']} scans,"
-            f" {config.data.augmentation}{'' if config.data.paste else ' without pasting'}, {optimization.optimizer},"
+            f" {config.data.augmentation}{unpasted}, {optimization.optimizer},"
             f" learning rate {optimization.lr}, batches of {optimization.batch_size}, the same for all; the epoch is"
             f" chosen {chosen}, the test is done once."
         )

@@ -309,7 +309,7 @@ def probabilities(logits: Tensor) -> Tensor:
 
 
 def perceptron(dim: int, out_dim: int) -> nn.Sequential:
-    """Predicts a part of the codes; 3DETR, too, has one for each of centre, size and angle."""
+    """Predicts a part of the codes, (..., dim) to (..., out_dim); 3DETR has one for each of centre, size and angle."""
     return nn.Sequential(nn.Linear(dim, dim), nn.ReLU(), nn.Linear(dim, out_dim))
 
 

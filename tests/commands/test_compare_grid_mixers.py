@@ -17,6 +17,7 @@ from pctransformer.commands.compare_grid_mixers import Config, _Comparison
 from pctransformer.layers.grid_mixers import list_grid_mixers
 from pctransformer.models import create_model
 from pctransformer.training import checkpoint, many
+from pctransformer.training.run_folder import RunFolder
 from pctransformer.training.scans import open_scans, write_generated
 from pctransformer.training.serialization import from_json, to_json
 from pctransformer.training.settings import ScanData
@@ -40,6 +41,20 @@ def finished(tmp_path_factory, streets):
     folder = tmp_path_factory.mktemp("runs") / "grid-mixers"
     assert run("--out", folder, "--data", streets, *SMALL, "--mixers", "identity", "smlp", "--seeds", 0) == 0
     return folder
+
+
+@pytest.mark.parametrize(
+    ("paste", "last", "words"),
+    [
+        (True, 0, "second, adamw"),
+        (True, 2, "second without pasting in the last 2, adamw"),
+        (False, 2, "second without pasting, adamw"),
+    ],
+)
+def test_what_was_pasted_is_said(finished, paste, last, words):
+    config = Config(data=ScanData(paste=paste, unpasted_epochs=last))
+    trained, _ = _Comparison().notes(config, RunFolder(finished / "runs" / "smlp-0"))
+    assert f"12 scans, {words}, learning rate" in trained
 
 
 def test_the_table_is_of_the_runs(finished):
